@@ -9,6 +9,7 @@ __all__ = ['datasets', 'features', 'models', 'metrics', 'protocols', 'studies', 
 import difflib
 import importlib
 import pkgutil
+import sys
 
 from .core import InputError
 
@@ -17,14 +18,15 @@ class Registry:
     "Name -> thing, filled by walking one subpackage of `sleepai`."
     def __init__(self, kind: str,      # what a reader calls it: 'dataset', 'model', ...
                  package: str):        # subpackage whose modules register themselves
-        self.kind, self.package, self._items, self._walked = kind, package, {}, False
+        self.kind, self.package, self._items, self._origins, self._walked = kind, package, {}, {}, False
 
     def add(self, item):
         "Register `item` under `item.name`; returns it, so it serves as a decorator of instances."
-        old = self._items.get(item.name)
-        if old is not None and type(old).__module__ != type(item).__module__ and old != item:
-            raise InputError(f'{self.kind} {item.name!r} is registered twice; give one of them another name.')
-        self._items[item.name] = item
+        origin, here = self._origins.get(item.name), sys._getframe(1).f_globals['__name__']
+        if origin == '__main__' != here: return item
+        if origin not in (None, here) and here != '__main__':
+            raise InputError(f'{self.kind} {item.name!r} is registered by {origin} and by {here}; give one of them another name.')
+        self._items[item.name], self._origins[item.name] = item, here
         return item
 
     def walk(self):
@@ -37,7 +39,7 @@ class Registry:
 
     def names(self): return sorted(self.walk()._items)
 
-    def __iter__(self): return (self._items[n] for n in self.names())
+    def __iter__(self): return iter(list(self.walk()._items.values()))  # in the order of registration
 
     def __contains__(self, name): return name in self.walk()._items
 

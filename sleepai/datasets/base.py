@@ -73,8 +73,14 @@ class Dataset:
                           f'bring them with `sleepai fetch {self.name}` (--from FOLDER for a copy you have).')
 
     def fingerprint(self, record: Record) -> str:
-        "Digest of everything `read` will see; '' when only reading can tell."
-        return digest(record.name, record.subject, record.night, *(checksum(f) for f in record.files)) if record.files else ''
+        "sha256 of everything `read` will give: from its files where it names them, else by reading. Override when there is a quicker way to know."
+        if record.files: return digest(record.name, record.subject, record.night, *(checksum(f) for f in record.files))
+        rec, hyp = self.read(record)
+        return digest(rec.signals, rec.sfreq, rec.ch_names, hyp.stages)
+
+    def checksums(self, subjects=None) -> dict:  # record -> sha256, for `run.json`
+        "Fingerprint of every record of these subjects (None = all)."
+        return {r.name: self.fingerprint(r) for r in self.records() if subjects is None or r.subject in subjects}
 
     def fetch(self, source='', progress=lambda *a: None):
         "Bring the files into place; returns the names that came."
