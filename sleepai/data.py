@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['project_root', 'data_root', 'reports_root', 'templates_root', 'raw_dir', 'shown', 'atomic', 'checksum', 'digest',
-           'code_digest', 'RemoteFile', 'resuming_download', 'unpack', 'fetch', 'cached']
+           'code_digest', 'RemoteFile', 'resuming_download', 'NotThere', 'unpack', 'fetch', 'cached']
 
 # %% ../nbs/02_data.ipynb #5a6fb624
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import os
@@ -20,32 +21,44 @@ from pathlib import Path
 from .core import InputError
 
 # %% ../nbs/02_data.ipynb #ac346b2c
-def project_root() -> Path:  # the clone this package runs from, or the current folder when it is installed as a wheel
+def project_root() -> (
+    Path
+):  # the clone this package runs from, or the current folder when it is installed as a wheel
     "The folder that holds `nbs`, `data` and `reports`."
-    clone = Path(__file__).resolve().parents[1] if '__file__' in globals() else Path.cwd()
-    for p in (clone, *Path.cwd().parents): 
-        if (p / 'settings.ini').exists() and (p / 'nbs').is_dir(): return p
+    clone = Path(__file__).resolve().parents[1] if "__file__" in globals() else Path.cwd()
+    for p in (clone, *Path.cwd().parents):
+        if (p / "settings.ini").exists() and (p / "nbs").is_dir():
+            return p
     return Path.cwd()
 
+
 def _root(variable, name):
-    return Path(os.environ[variable]).expanduser().resolve() if os.environ.get(variable) else project_root() / name
+    return (
+        Path(os.environ[variable]).expanduser().resolve()
+        if os.environ.get(variable)
+        else project_root() / name
+    )
+
 
 def data_root() -> Path:
     "`SLEEPAI_DATA` where set, else `data/` of the project."
-    return _root('SLEEPAI_DATA', 'data')
+    return _root("SLEEPAI_DATA", "data")
+
 
 def reports_root() -> Path:
     "`SLEEPAI_REPORTS` where set, else `reports/` of the project."
-    return _root('SLEEPAI_REPORTS', 'reports')
+    return _root("SLEEPAI_REPORTS", "reports")
+
 
 def templates_root() -> Path:
     "The papermill templates: in the clone, or shipped with the wheel."
-    here = project_root() / 'nbs' / 'templates'
-    return here if here.is_dir() else Path(__file__).parent / 'templates'
+    here = project_root() / "nbs" / "templates"
+    return here if here.is_dir() else Path(__file__).parent / "templates"
+
 
 def raw_dir(dataset: str) -> Path:
     "Where the files of a dataset lie."
-    return data_root() / 'raw' / dataset
+    return data_root() / "raw" / dataset
 
 # %% ../nbs/02_data.ipynb #5cd9a6b2
 def shown(path: str | Path) -> str:
@@ -59,149 +72,242 @@ def atomic(path: str | Path):  # final place of the file
     "Yields a path beside `path` to write to; renames it into place when the block ends without error."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+    part = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield part
         os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+    finally:
+        part.unlink(missing_ok=True)
 
 # %% ../nbs/02_data.ipynb #dd0a0cc5
-def checksum(path: str | Path,    # a file
-             how: str = 'sha256'  # any algorithm of hashlib; PhysioNet's older lists use sha1
-            ) -> str:
+def checksum(
+    path: str | Path,  # a file
+    how: str = "sha256",  # any algorithm of hashlib; PhysioNet's older lists use sha1
+) -> str:
     "Hex digest of a file, read in pieces."
-    with open(path, 'rb') as f: return hashlib.file_digest(f, how).hexdigest()
+    try:
+        with open(path, "rb") as f:
+            return hashlib.file_digest(f, how).hexdigest()
+    except FileNotFoundError:
+        raise InputError(
+            f"{shown(path)}: there is no such file; bring it in place, or leave its record out."
+        ) from None
+
 
 def digest(*parts) -> str:
     "One sha256 over arrays, bytes and anything whose repr is stable."
     h = hashlib.sha256()
     for p in parts:
-        if hasattr(p, 'dtype'): h.update(f'{p.dtype}{p.shape}'.encode()); p = memoryview(p.ravel().view('u1')) if p.size else b''
-        h.update(p if isinstance(p, bytes | memoryview) else repr(p).encode()); h.update(b'\0')
+        if hasattr(p, "dtype"):
+            h.update(f"{p.dtype}{p.shape}".encode())
+            p = memoryview(p.ravel().view("u1")) if p.size else b""
+        h.update(p if isinstance(p, bytes | memoryview) else repr(p).encode())
+        h.update(b"\0")
     return h.hexdigest()
 
 # %% ../nbs/02_data.ipynb #df0501f8
 def code_digest(*modules: str) -> str:  # names such as 'sleepai.features.seed16'
     "One digest of the source files of these modules, without importing them."
-    texts = [uuid.uuid4().hex if m == '__main__' else Path(importlib.util.find_spec(m).origin).read_bytes() for m in modules]
+    texts = [
+        uuid.uuid4().hex if m == "__main__" else Path(importlib.util.find_spec(m).origin).read_bytes()
+        for m in modules
+    ]
     return digest(*texts)
 
 # %% ../nbs/02_data.ipynb #e928565e
 @dataclass(frozen=True)
 class RemoteFile:
     "A file of a dataset."
-    path: str          # name below the dataset's folder
-    url: str = ''      # where the source keeps it; empty when it offers no direct link
-    hash: str = ''     # 'sha256:...' or 'sha1:...'; empty when the source publishes none
+
+    path: str  # name below the dataset's folder
+    url: str = ""  # where the source keeps it; empty when it offers no direct link
+    hash: str = ""  # 'sha256:...' or 'sha1:...'; empty when the source publishes none
 
     def check(self, folder: Path):  # raises when the file in `folder` is not this file
-        if not self.hash: return
-        how, _, want = self.hash.rpartition(':')
-        if (found := checksum(folder / self.path, how or 'sha256')) != want:
-            raise InputError(f'{shown(folder / self.path)}: {how or "sha256"} is {found[:12]}…, expected {want[:12]}…; '
-                             f'the file is damaged or another version: delete it and fetch again.')
+        if not self.hash:
+            return
+        how, _, want = self.hash.rpartition(":")
+        if (found := checksum(folder / self.path, how or "sha256")) != want:
+            raise InputError(
+                f"{shown(folder / self.path)}: {how or 'sha256'} is {found[:12]}…, expected {want[:12]}…; "
+                f"the file is damaged or another version: delete it and fetch again."
+            )
 
 # %% ../nbs/02_data.ipynb #225f2104
 def resuming_download(url, output_file, pup, progress=None):
     "A pooch downloader that goes on from a `.part` file when the server allows ranges."
     import requests
+
     name = hashlib.sha1(url.encode()).hexdigest()[:16]
-    part = Path(pup.path) / f'.{name}.part'
+    part = Path(output_file).parent / f".{name}.part"  # pooch hands over no folder of its own
     have = part.stat().st_size if part.exists() else 0
-    with requests.get(url, stream=True, timeout=60, headers={'Range': f'bytes={have}-'} if have else {}) as r:
-        if r.status_code == 416: have = 0  # the part is already whole or not of this file: judged by its checksum
+    with requests.get(url, stream=True, timeout=60, headers={"Range": f"bytes={have}-"} if have else {}) as r:
+        if r.status_code == 416:
+            have = 0  # the part is already whole or not of this file: judged by its checksum
         else:
             r.raise_for_status()
             have = have if r.status_code == 206 else 0
-            total = have + int(r.headers.get('content-length', 0))
-            with open(part, 'ab' if have else 'wb') as f:
+            total = have + int(r.headers.get("content-length", 0))
+            with open(part, "ab" if have else "wb") as f:
                 for block in r.iter_content(1 << 18):
-                    f.write(block); have += len(block)
-                    if progress: progress(have, total)
+                    f.write(block)
+                    have += len(block)
+                    if progress:
+                        progress(have, total)
     shutil.move(part, output_file)
 
 # %% ../nbs/02_data.ipynb #6988ee10
-def _from_source(f, folder, progress):
+class NotThere(InputError):
+    "The source answered that it has no such file."
+
+
+def _from_url(url, f, folder, progress=None):
+    "Bring one file from an address, checked."
     import pooch
-    if not f.url: raise InputError(f'{f.path}: its source offers no direct download; use --from with a folder or URL that has it.')
+    import requests
+
+    pooch.get_logger().setLevel("WARNING")
     try:
-        pooch.retrieve(f.url, known_hash=f.hash or None, path=folder, fname=f.path,
-                       downloader=lambda *a: resuming_download(*a, progress=progress))
+        pooch.retrieve(
+            url,
+            known_hash=f.hash or None,
+            path=folder,
+            fname=f.path,
+            downloader=lambda *a: resuming_download(*a, progress=progress),
+        )
+    except requests.HTTPError as e:
+        if e.response is not None and e.response.status_code in (404, 410):
+            raise NotThere(f"{url}: there is no such file; check the address.") from e
+        raise InputError(
+            f"{url}: the server refused ({e}); try again later, or use --from with a mirror."
+        ) from e
     except (OSError, ValueError) as e:
-        word = 'checksum differs' if 'hash' in str(e).lower() else f'download failed ({type(e).__name__})'
-        raise InputError(f'{f.url}: {word}; try again (what has arrived is kept), or use --from with a mirror.') from e
+        word = "checksum differs" if "hash" in str(e).lower() else f"download failed ({type(e).__name__})"
+        raise InputError(
+            f"{url}: {word}; try again (what has arrived is kept), or use --from with a mirror."
+        ) from e
+
 
 def _from_folder(f, folder, source):
+    "Copy one file from a mirror on disk; False when it is not there."
     found = next((p for p in (source / f.path, source / Path(f.path).name) if p.is_file()), None)
-    if found is None: return False
-    with atomic(folder / f.path) as part: shutil.copyfile(found, part)
+    if found is None:
+        return False
+    with atomic(folder / f.path) as part:
+        shutil.copyfile(found, part)
     return True
 
 # %% ../nbs/02_data.ipynb #d9485b4e
-def unpack(archive: Path,       # .zip or .tar.*
-           folder: Path,        # where the members go, flat paths kept
-           accept=lambda name: True  # which member names to write
-          ) -> list:
+def unpack(
+    archive: Path,  # .zip or .tar.*
+    folder: Path,  # where the members go, flat paths kept
+    accept=lambda name: True,  # which member names to write
+) -> list:
     "Unpack members into `folder`, each written whole; returns their names."
+    import lzma
     import tarfile
     import zipfile
+    import zlib
+
     done = []
     try:
-        with (zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive)) as z:
-            names = z.namelist() if hasattr(z, 'namelist') else [m.name for m in z if m.isfile()]
+        with zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive) as z:
+            names, member = (
+                (z.namelist(), z.open)
+                if isinstance(z, zipfile.ZipFile)
+                else ([m.name for m in z if m.isfile()], z.extractfile)
+            )
             for name in names:
                 target = (folder / name).resolve()
-                if name.endswith('/') or not target.is_relative_to(folder.resolve()) or not accept(name): continue
-                with atomic(target) as part, (z.open(name) if hasattr(z, 'open') else z.extractfile(name)) as src, open(part, 'wb') as dst:
+                if name.endswith("/") or not target.is_relative_to(folder.resolve()) or not accept(name):
+                    continue
+                with atomic(target) as part, member(name) as src, open(part, "wb") as dst:
                     shutil.copyfileobj(src, dst)
                 done.append(name)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as e:
-        raise InputError(f'{shown(archive)}: cannot be unpacked ({e}); fetch the archive again.') from e
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as e:
+        raise InputError(f"{shown(archive)}: cannot be unpacked ({e}); fetch the archive again.") from e
     return done
 
 # %% ../nbs/02_data.ipynb #2fdbcce3
-def fetch(files: list,            # `RemoteFile`s of the dataset
-          folder: Path,           # usually `raw_dir(name)`
-          source: str = '',       # folder or URL that mirrors the source; empty = the source itself
-          archives: tuple = (),   # archive names a mirror may hold instead of single files
-          progress=lambda done, total, name: None  # called with counts of files, and bytes within one
-         ) -> list:
+def fetch(
+    files: list,  # `RemoteFile`s of the dataset
+    folder: Path,  # usually `raw_dir(name)`
+    source: str = "",  # folder or URL that mirrors the source; empty = the source itself
+    archives: tuple = (),  # archive names a mirror may hold instead of single files
+    progress=lambda done, total, name: None,  # called with counts of files, and bytes within one
+) -> list:
     "Bring every file into `folder`, skipping those in place whose checksum is right; returns the names that came."
     folder.mkdir(parents=True, exist_ok=True)
-    remote, local, came = source.startswith(('http://', 'https://', 'ftp://')), Path(source).expanduser(), []
-    if source and not remote and not local.exists(): raise InputError(f'--from {source}: there is no such folder; name a folder or a URL.')
-    for name in archives if source else ():
-        a = RemoteFile(name, f'{source.rstrip("/")}/{name}' if remote else '')
-        if not remote and not (local / name).is_file(): continue
-        with tempfile.TemporaryDirectory() as t:
-            if remote:
-                try: _from_source(a, Path(t), None)
-                except InputError: continue
-            came += unpack(Path(t) / name if remote else local / name, folder)
+    remote, came = source.startswith(("http://", "https://", "ftp://")), []
+    mirror = source.rstrip("/") if remote else Path(source).expanduser() if source else None
+    if isinstance(mirror, Path) and not mirror.exists():
+        raise InputError(f"--from {source}: there is no such folder; name a folder or a URL.")
+    if mirror and (not files or any(not (folder / f.path).is_file() for f in files)):
+        for name in archives:
+            came += _from_archive(name, folder, mirror)
     for k, f in enumerate(files):
-        progress(k, len(files), f.path)
-        if (folder / f.path).is_file():
-            f.check(folder); continue
-        if remote: _from_source(RemoteFile(f.path, f'{source.rstrip("/")}/{f.path}', f.hash), folder, None)
-        elif source:
-            if not _from_folder(f, folder, local): continue
-        else: _from_source(f, folder, lambda have, total, n=f.path, k=k: progress(k + have / max(total, 1), len(files), n))
-        f.check(folder); came.append(f.path)
-    if source and files and not any((folder / f.path).is_file() for f in files):
-        raise InputError(f'--from {source}: holds none of the {len(files)} files ({files[0].path}, …)'
-                         + (f' nor {" or ".join(archives)}' if archives else '') + '; point it at a folder that does.')
+        tell = functools.partial(_tell, progress, k, len(files), f.path)
+        tell(0, 1)
+        if not (folder / f.path).is_file():
+            if not _bring(f, folder, mirror, tell):
+                continue
+            came.append(f.path)
+        f.check(folder)
+    if mirror and files and not any((folder / f.path).is_file() for f in files):
+        also = f" nor {' or '.join(archives)}" if archives else ""
+        what = f"holds none of the {len(files)} files ({files[0].path}, …){also}"
+        raise InputError(f"--from {source}: {what}; point it at a folder that does.")
     return came
 
+# %% ../nbs/02_data.ipynb #afcc2474
+def _tell(progress, k, n, name, have, total):
+    progress(k + have / max(total, 1), n, name)
+
+
+def _bring(f, folder, mirror, tell):
+    "One file from its source (mirror None), an address or a folder; False when the mirror lacks it."
+    if isinstance(mirror, Path):
+        return _from_folder(f, folder, mirror)
+    if not mirror and not f.url:
+        raise InputError(
+            f"{f.path}: its source offers no direct download; use --from with a folder or URL that has it."
+        )
+    try:
+        _from_url(f"{mirror}/{f.path}" if mirror else f.url, f, folder, tell)
+    except NotThere:
+        if not mirror:
+            raise
+        return False
+    return True
+
+
+def _from_archive(name, folder, mirror):  # mirror: folder or address; -> names unpacked
+    "Unpack an archive of a mirror, if the mirror has it."
+    if isinstance(mirror, Path):
+        return unpack(mirror / name, folder) if (mirror / name).is_file() else []
+    try:
+        _from_url(f"{mirror}/{name}", RemoteFile(name), folder)
+    except NotThere:
+        return []
+    try:
+        return unpack(folder / name, folder)
+    finally:
+        (folder / name).unlink(missing_ok=True)
+
 # %% ../nbs/02_data.ipynb #eb37d98a
-def cached(kind: str,   # folder of the cache, e.g. a feature set's name
-           key: str,    # digest of everything the result depends on
-           compute      # () -> DataFrame
-          ):
+def cached(
+    kind: str,  # folder of the cache, e.g. a feature set's name
+    key: str,  # digest of everything the result depends on
+    compute,  # () -> DataFrame
+):
     "The table stored under `key`, computed and stored when it is not there or not readable."
     import pandas as pd
-    path = data_root() / 'cache' / kind / f'{key}.parquet'
+
+    path = data_root() / "cache" / kind / f"{key}.parquet"
     if path.exists():
-        with contextlib.suppress(OSError, ValueError): return pd.read_parquet(path)
+        with contextlib.suppress(OSError, ValueError):
+            return pd.read_parquet(path)
     frame = compute()
-    with atomic(path) as part: frame.to_parquet(part)
+    with atomic(path) as part:
+        frame.to_parquet(part)
     return frame

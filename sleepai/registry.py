@@ -16,16 +16,18 @@ from .core import InputError
 # %% ../nbs/01_registry.ipynb #dcf82859
 class Registry:
     "Name -> thing, filled by walking one subpackage of `sleepai`."
-    def __init__(self, kind: str,      # what a reader calls it: 'dataset', 'model', ...
-                 package: str):        # subpackage whose modules register themselves
+
+    def __init__(self, kind: str, package: str):  # 'dataset', and the subpackage whose modules register
         self.kind, self.package, self._items, self._origins, self._walked = kind, package, {}, {}, False
 
     def add(self, item):
         "Register `item` under `item.name`; returns it, so it serves as a decorator of instances."
-        origin, here = self._origins.get(item.name), sys._getframe(1).f_globals['__name__']
-        if origin == '__main__' != here: return item
-        if origin not in (None, here) and here != '__main__':
-            raise InputError(f'{self.kind} {item.name!r} is registered by {origin} and by {here}; give one of them another name.')
+        origin, here = self._origins.get(item.name), sys._getframe(1).f_globals["__name__"]
+        if origin == "__main__" != here:
+            return item
+        if origin not in (None, here) and here != "__main__":
+            twice = f"{self.kind} {item.name!r} is registered by {origin} and by {here}"
+            raise InputError(f"{twice}; give one of them another name.")
         self._items[item.name], self._origins[item.name] = item, here
         return item
 
@@ -34,28 +36,34 @@ class Registry:
         if not self._walked:
             self._walked = True
             pkg = importlib.import_module(self.package)
-            for m in pkgutil.walk_packages(pkg.__path__, self.package + '.'): importlib.import_module(m.name)
+            for m in pkgutil.walk_packages(pkg.__path__, self.package + "."):
+                importlib.import_module(m.name)
         return self
 
-    def names(self): return sorted(self.walk()._items)
+    def names(self):
+        return sorted(self.walk()._items)
 
-    def __iter__(self): return iter(list(self.walk()._items.values()))  # in the order of registration
+    def __iter__(self):
+        return iter(list(self.walk()._items.values()))  # in the order of registration
 
-    def __contains__(self, name): return name in self.walk()._items
+    def __contains__(self, name):
+        return name in self.walk()._items
 
     def __getitem__(self, name):
         if name not in self:
             near = difflib.get_close_matches(str(name), self.names(), 1, 0.5)
-            raise InputError(f'there is no {self.kind} {name!r}' + (f', did you mean {near[0]!r}?' if near else ';')
-                             + f' choose from: {", ".join(self.names()) or "(none)"}.')
+            hint = f", did you mean {near[0]!r}?" if near else ";"
+            choice = ", ".join(self.names()) or "(none)"
+            raise InputError(f"there is no {self.kind} {name!r}{hint} choose from: {choice}.")
         return self._items[name]
 
-    def __repr__(self): return f'Registry({self.kind}: {len(self._items)} loaded from {self.package})'
+    def __repr__(self):
+        return f"Registry({self.kind}: {len(self._items)} loaded from {self.package})"
 
 # %% ../nbs/01_registry.ipynb #089c1427
-datasets = Registry('dataset', 'sleepai.datasets')
-features = Registry('feature set', 'sleepai.features')
-models = Registry('model', 'sleepai.models')
-metrics = Registry('metric', 'sleepai.evaluation')
-protocols = Registry('protocol', 'sleepai.evaluation')
-studies = Registry('study', 'sleepai.studies')
+datasets = Registry("dataset", "sleepai.datasets")
+features = Registry("feature set", "sleepai.features")
+models = Registry("model", "sleepai.models")
+metrics = Registry("metric", "sleepai.evaluation")
+protocols = Registry("protocol", "sleepai.evaluation")
+studies = Registry("study", "sleepai.studies")

@@ -5,7 +5,7 @@ import pytest
 
 from sleepai.core import InputError, Recording, SleepStage
 from sleepai.datasets.edf_folder import EdfFolder
-from sleepai.preprocessing.edf import read_edf, write_edf
+from sleepai.preprocessing.edf import edf_channels, read_edf, write_edf
 from sleepai.preprocessing.hypnogram import (
     from_annotations,
     read_edf_hypnogram,
@@ -169,9 +169,29 @@ def test_a_nearest_stage_is_named():
 
 def test_bare_numbers_are_never_guessed(folder):
     (folder / "S1.txt").write_text("\n".join(np.repeat(["0", "1", "2", "4", "5"], 4)))
-    refused(lambda: read_all(folder), "S1.txt", "only a number", "compumedics", "vocabulary")
-    (folder / "dataset.yml").write_text("vocabulary: compumedics")
+    said = refused(lambda: read_all(folder), "S1.txt", "only a number", "dataset.yml", "W in aasm")
+    line = said.split("`")[1]
+    assert line == "vocabulary: compumedics"
+    (folder / "dataset.yml").write_text(line)  # what it says can be pasted
     assert read_all(folder)[0][1].stages.tolist() == np.repeat([0, 1, 2, 3, 4], 4).tolist()
+
+
+def test_a_number_of_no_vocabulary_is_mended_by_a_table(folder):
+    (folder / "S1.txt").write_text("\n".join(["0"] * 10 + ["8"] * 10))
+    (folder / "dataset.yml").write_text("vocabulary: compumedics")
+    line = refused(lambda: read_all(folder), "S1.txt", "'8'", "no vocabulary has it").split("`")[1]
+    assert line == 'vocabulary: {"0": W, "8": N2}'
+    (folder / "dataset.yml").write_text(line)
+    assert read_all(folder)[0][1].stages.tolist() == [0] * 10 + [2] * 10
+
+
+@pytest.mark.parametrize(("sfreq", "kind"), [(100, "emg"), (10, "emg"), (5, "misc"), (1, "misc")])
+def test_a_channel_too_slow_for_a_waveform_is_no_emg(tmp_path, sfreq, kind):
+    rec = recording()
+    x = np.abs(rec.signals[2, :: 100 // sfreq])
+    path = write_edf(Recording(x[None], sfreq, ["EMG submental"], ["emg"], "S1"), tmp_path / "S1.edf")
+    assert read_edf(path).ch_types == read_edf(path, {"EMG submental": "emg"}).ch_types == (kind,)
+    assert edf_channels(path)["type"].tolist() == [kind]
 
 
 def test_an_unread_stage_among_annotations_is_no_event():

@@ -168,7 +168,7 @@ def test_a_damaged_file_in_place_is_refused(server, tmp_path):
 
 
 def test_not_found_and_no_server(server, tmp_path):
-    with pytest.raises(InputError, match="download failed"):
+    with pytest.raises(InputError, match="there is no such file"):
         fetch([RemoteFile("x", f"{server.url}/x")], tmp_path)
     with pytest.raises(InputError, match="no direct download; use --from"):
         fetch([RemoteFile("x")], tmp_path)

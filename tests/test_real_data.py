@@ -4,10 +4,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sleepai.core import Recording
 from sleepai.data import checksum
 from sleepai.datasets.dreams import Dreams
-from sleepai.datasets.sleep_edf import SleepEDF, cassette_table, first_20, label_nights
+from sleepai.datasets.sleep_edf import (
+    CHANNELS,
+    SleepEDF,
+    SleepEDFTelemetry,
+    cassette_table,
+    first_20,
+    label_nights,
+)
 from sleepai.datasets.sleep_edf_features import SleepEDFFeatures
+from sleepai.preprocessing.edf import write_edf
 from sleepai.preprocessing.hypnogram import wake_trim
 
 STAGES = ("W", "N1", "N2", "N3", "R")
@@ -181,7 +190,22 @@ def test_the_way_through_the_files_keeps_every_label(tmp_path, night):
     recording, hypnogram = ds.read(record)
     assert (record.name, record.subject, record.night) == (name, name[:5], int(name[5]))
     assert recording.ch_names == ("EEG Fpz-Cz", "EEG Pz-Oz", "EOG horizontal", "EMG submental")
+    assert recording.ch_types == ("eeg", "eeg", "eog", "misc"), "the 1-Hz envelope is no EMG"
     assert recording.signals.dtype == np.float32 and recording.duration_s == 30 * len(hypnogram)
     assert np.array_equal(hypnogram.stages, expected[: len(hypnogram)])
     assert (expected[len(hypnogram) :] < 0).all(), "what is cut off was never scored"
     assert counts({name: hypnogram})[1:] == counts({name: label_nights(tmp_path)[name]})[1:]
+
+
+def test_the_emg_of_a_telemetry_night_is_a_signal(tmp_path):
+    "At 100 Hz, as the telemetry study stored it: an EMG that a stager may use."
+    x = np.random.default_rng(0).normal(0, 20, (4, 20 * 3000))
+    notes = [(0, 300, "Sleep stage W"), (300, 300, "Sleep stage 2")]
+    night = Recording(x, 100, CHANNELS, ("eeg", "eeg", "eog", "emg"), "ST701")
+    write_edf(night, tmp_path / "ST7011J0-PSG.edf")
+    write_edf(night, tmp_path / "ST7011JP-Hypnogram.edf", annotations=notes)
+    ((recording, hypnogram),) = SleepEDFTelemetry(tmp_path).load("ST701")
+    assert (
+        recording.ch_types == ("eeg", "eeg", "eog", "emg")
+        and hypnogram.stages.tolist() == [0] * 10 + [2] * 10
+    )

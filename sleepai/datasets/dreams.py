@@ -19,78 +19,105 @@ from ..registry import datasets
 # %% ../../nbs/datasets/07_dreams.ipynb #45067c35
 _DURATION_S, _RATES = 1800, (50, 100, 200)  # s, Hz
 
+
 def _signal(path):
     "(channel name, microvolts, rate in Hz) of one excerpt."
     try:
-        head, *x = path.read_text(encoding='ascii').split()
+        head, *x = path.read_text(encoding="ascii").split()
         x = np.array(x, np.float32)
     except (ValueError, OSError) as e:
-        raise InputError(f'{shown(path)}: not a header line and one number a line ({e}); unpack it again.') from e
-    if not re.fullmatch(r'\[.+\]', head):
-        raise InputError(f'{shown(path)}: its first line is {head!r}, not a channel such as [C3-A1]; unpack it again.')
+        raise InputError(
+            f"{shown(path)}: not a header line and one number a line ({e}); unpack it again."
+        ) from e
+    if not re.fullmatch(r"\[.+\]", head):
+        raise InputError(
+            f"{shown(path)}: its first line is {head!r}, not a channel such as [C3-A1]; unpack it again."
+        )
     sfreq = len(x) / _DURATION_S
     if sfreq not in _RATES:
-        raise InputError(f'{shown(path)}: has {len(x)} samples; half an hour at {", ".join(map(str, _RATES))} Hz has '
-                         f'{", ".join(str(r * _DURATION_S) for r in _RATES)}; unpack it again.')
+        raise InputError(
+            f"{shown(path)}: has {len(x)} samples; half an hour at {', '.join(map(str, _RATES))} Hz has "
+            f"{', '.join(str(r * _DURATION_S) for r in _RATES)}; unpack it again."
+        )
     return head[1:-1], x, sfreq
 
 # %% ../../nbs/datasets/07_dreams.ipynb #31b5bf81
 def _labels(path):
     "AASM codes (360,) of one excerpt, one every 5 s."
-    labels = read_text_hypnogram(path, epoch_s=5)['label']
+    labels = read_text_hypnogram(path, epoch_s=5)["label"]
     if len(labels) != _DURATION_S // 5:
-        raise InputError(f'{shown(path)}: has {len(labels)} labels, half an hour has {_DURATION_S // 5}; unpack it again.')
-    return stage_codes(labels, 'dreams', shown(path))
+        raise InputError(
+            f"{shown(path)}: has {len(labels)} labels, half an hour has {_DURATION_S // 5}; unpack it again."
+        )
+    return stage_codes(labels, "dreams", shown(path))
 
 # %% ../../nbs/datasets/07_dreams.ipynb #58e44cb6
 _SHA256 = {
-    'excerpt1.txt': '8e93c48c6f4bf322e79e3efaa167d30be0c2342be44f4560a0e76055dad6e969',
-    'excerpt3.txt': 'b0049afafaabd543e75ad24f860ab3423df412f99c96a7028674a44fc14725a1',
-    'excerpt5.txt': '9b5e5f99f4447ec5c9b7029f6e5fae254cb3eec706fb3267c4d1359f40ed4b87',
-    'excerpt7.txt': 'b5b27befe26cccd1b469d8172fc6b3b69d948957620ef6650fa5d3f9c9f135b0',
-    'Hypnogram_excerpt1.txt': '87df5588970293822d14e54546819ac7a1edd35640cf28af6f529c15e1190417',
-    'Hypnogram_excerpt3.txt': 'b6754c0e54b4df98663cd931e578111038f71fdcbde605b2df00739fb34d6ba8',
-    'Hypnogram_excerpt5.txt': 'cc1975c5f6e196b822e2b0968f959102bef104b09800eb912318300dee611026',
-    'Hypnogram_excerpt7.txt': '68311d9d9a7bb6b038876aca1b4a4ccd2391ff83b5ac1504c5eb18fac2612692',
-    'DREAMS_databases_License.txt': '6fbe5ae448a1e7f3e82ae2e3567c28a9f885e47251c7f3d650bf489e67cc0763'}
-_NAMES = ('DREAMS_databases_License.txt', *(f'{kind}{k}.txt' for k in range(1, 9) for kind in ('excerpt', 'Hypnogram_excerpt')))
+    "excerpt1.txt": "8e93c48c6f4bf322e79e3efaa167d30be0c2342be44f4560a0e76055dad6e969",
+    "excerpt3.txt": "b0049afafaabd543e75ad24f860ab3423df412f99c96a7028674a44fc14725a1",
+    "excerpt5.txt": "9b5e5f99f4447ec5c9b7029f6e5fae254cb3eec706fb3267c4d1359f40ed4b87",
+    "excerpt7.txt": "b5b27befe26cccd1b469d8172fc6b3b69d948957620ef6650fa5d3f9c9f135b0",
+    "Hypnogram_excerpt1.txt": "87df5588970293822d14e54546819ac7a1edd35640cf28af6f529c15e1190417",
+    "Hypnogram_excerpt3.txt": "b6754c0e54b4df98663cd931e578111038f71fdcbde605b2df00739fb34d6ba8",
+    "Hypnogram_excerpt5.txt": "cc1975c5f6e196b822e2b0968f959102bef104b09800eb912318300dee611026",
+    "Hypnogram_excerpt7.txt": "68311d9d9a7bb6b038876aca1b4a4ccd2391ff83b5ac1504c5eb18fac2612692",
+    "DREAMS_databases_License.txt": "6fbe5ae448a1e7f3e82ae2e3567c28a9f885e47251c7f3d650bf489e67cc0763",
+}
+_NAMES = (
+    "DREAMS_databases_License.txt",
+    *(f"{kind}{k}.txt" for k in range(1, 9) for kind in ("excerpt", "Hypnogram_excerpt")),
+)
 
 _INFO = DatasetInfo(
-    title='DREAMS sleep spindles, 30-minute excerpts',
-    source='https://zenodo.org/records/2650142 (DatabaseSpindles.rar)',
-    licence='CC BY-NC-ND (licence text beside the files; they stay unmodified)',
-    citation='Devuyst, The DREAMS databases and assessment algorithm, Zenodo 2005, doi:10.5281/zenodo.2650142',
-    files=tuple(RemoteFile(n, hash=f'sha256:{_SHA256[n]}' if n in _SHA256 else '') for n in _NAMES),
-    archives=('dreams-excerpts.zip',),
-    protocol='trained-on-simulated',
-    note='Half an hour each: intervals are wide. The labels of #7 look doubtful: two independent stagers disagree with '
-         'them. #3 is sampled at 50 Hz, so nothing above 25 Hz exists in it. Scored in pages of 20 s, so some 30-s epochs '
-         'hold two stages.')
+    title="DREAMS sleep spindles, 30-minute excerpts",
+    source="https://zenodo.org/records/2650142 (DatabaseSpindles.rar)",
+    licence="CC BY-NC-ND (licence text beside the files; they stay unmodified)",
+    citation="Devuyst, The DREAMS databases and assessment algorithm, Zenodo 2005, "
+    "doi:10.5281/zenodo.2650142",
+    files=tuple(RemoteFile(n, hash=f"sha256:{_SHA256[n]}" if n in _SHA256 else "") for n in _NAMES),
+    archives=("dreams-excerpts.zip",),
+    protocol="trained-on-simulated",
+    note="Half an hour each: intervals are wide. The labels of #7 look doubtful: two independent stagers "
+    "disagree with them. #3 is sampled at 50 Hz, so nothing above 25 Hz exists in it. Scored in pages of "
+    "20 s, so some 30-s epochs hold two stages.",
+)
 
 # %% ../../nbs/datasets/07_dreams.ipynb #e2c0d374
 class Dreams(Dataset):
     "Excerpts of the DREAMS sleep-spindle database."
-    name, info = 'dreams', _INFO
+
+    name, info = "dreams", _INFO
 
     def records(self):
-        found = {int(m[1]): p for p in self.folder.glob('excerpt*.txt') if (m := re.fullmatch(r'excerpt(\d+)\.txt', p.name))}
-        pairs = {k: (p, self.folder / f'Hypnogram_{p.name}') for k, p in sorted(found.items())}
-        return [Record(f'excerpt{k}', f'DREAMS{k}', files=pair) for k, pair in pairs.items() if pair[1].is_file()]
+        found = {
+            int(m[1]): p
+            for p in self.folder.glob("excerpt*.txt")
+            if (m := re.fullmatch(r"excerpt(\d+)\.txt", p.name))
+        }
+        pairs = {k: (p, self.folder / f"Hypnogram_{p.name}") for k, p in sorted(found.items())}
+        return [
+            Record(f"excerpt{k}", f"DREAMS{k}", files=pair) for k, pair in pairs.items() if pair[1].is_file()
+        ]
 
     def read(self, record):
         signal, labels = record.files
         channel, x, sfreq = _signal(signal)
-        rec = Recording(x[None], sfreq, (channel,), ('eeg',), record.subject, record.night, record.name)
-        return rec, Hypnogram(resample_stages(_labels(labels), 5, 30), scorer='DREAMS')
+        rec = Recording(x[None], sfreq, (channel,), ("eeg",), record.subject, record.night, record.name)
+        return rec, Hypnogram(resample_stages(_labels(labels), 5, 30), scorer="DREAMS")
 
-    def fetch(self, source='', progress=lambda *a: None):
+    def fetch(self, source="", progress=lambda *a: None):
         if not source and not self.available():
-            raise InputError('dreams: its source packs the files as .rar, which is not unpacked here; download '
-                             'DatabaseSpindles.rar from https://zenodo.org/records/2650142, unpack it with unar, 7z or '
-                             'bsdtar, and use --from with that folder.')
-        if source: return super().fetch(source, progress)
+            raise InputError(
+                "dreams: its source packs the files as .rar, which is not unpacked here; download "
+                "DatabaseSpindles.rar from https://zenodo.org/records/2650142, unpack it with unar, 7z or "
+                "bsdtar, and use --from with that folder."
+            )
+        if source:
+            return super().fetch(source, progress)
         for f in self.info.files:  # nothing to download: judge what is in place
-            if (self.folder / f.path).is_file(): f.check(self.folder)
+            if (self.folder / f.path).is_file():
+                f.check(self.folder)
         return []
+
 
 datasets.add(Dreams())

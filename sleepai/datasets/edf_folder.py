@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..core import InputError
 from ..data import digest, raw_dir, shown
-from ..registry import datasets
+from .base import Dataset, DatasetInfo, Record
 from ..preprocessing.edf import read_edf
 from sleepai.preprocessing.hypnogram import (
     check_stages,
@@ -25,211 +25,322 @@ from sleepai.preprocessing.hypnogram import (
     vocabulary_words,
 )
 from ..preprocessing.signals import check_signal, choose, true_unit
-from .base import Dataset, DatasetInfo, Record
+from ..registry import datasets
 
 # %% ../../nbs/datasets/06_edf_folder.ipynb #595ee007
 class Channels(BaseModel):
     "Which channel plays which part; a part that is not named is not read."
-    model_config = ConfigDict(extra='forbid', coerce_numbers_to_str=True)
-    eeg: str | None = None   # names as in the EDF file
+
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+    eeg: str | None = None  # names as in the EDF file
     eog: str | None = None
     emg: str | None = None
     ecg: str | None = None
 
+
 class Night(BaseModel):
     "One recording, named explicitly."
-    model_config = ConfigDict(extra='forbid', coerce_numbers_to_str=True)
-    signals: str                     # path below the folder
-    hypnogram: str | None = None     # path below the folder; None = annotations inside the recording
-    subject: str | None = None       # person; None = the recording's name
+
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+    signals: str  # path below the folder
+    hypnogram: str | None = None  # path below the folder; None = annotations inside the recording
+    subject: str | None = None  # person; None = the recording's name
     night: int | None = Field(None, ge=1)
 
 # %% ../../nbs/datasets/06_edf_folder.ipynb #0b0558c6
 class Settings(BaseModel):
     "The whole of dataset.yml."
-    model_config = ConfigDict(extra='forbid', coerce_numbers_to_str=True)
-    name: str = Field('edf-folder', pattern=r'^[A-Za-z0-9][A-Za-z0-9._-]*$')  # in reports and their paths
-    title: str = 'A folder of EDF files'
-    licence: str = 'not stated'
-    citation: str = 'not stated'
-    simulated: bool = False               # True puts 'simulated' into every title
-    scorer: str = ''                      # who scored
-    channels: Channels | None = None      # None = all channels, their parts read from their names
-    unit: str | None = None               # true unit of the signals where the headers are wrong: uV, mV, V
-    epoch_s: float = Field(30.0, gt=0)    # length of a line in hypnograms without times, s
-    vocabulary: str | dict[str, str] = 'auto'  # how stages are named: aasm, rk, compumedics, dreams, or a table
-    pad: bool = False                     # accept hypnograms that end early
-    cut: bool = False                     # accept scored epochs beyond the end of the signal
-    records: list[Night] | None = None    # every recording by name, or else three patterns:
-    signals: str = '*.edf'                # glob of the recordings
-    hypnogram: str | None = None          # '{stem}.csv', '{stem}-scored.edf', beside the recording
-    subject: str | None = None            # regular expression on the recording's name; its group is the person
+
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+    name: str = Field("edf-folder", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # in reports and their paths
+    title: str = "A folder of EDF files"
+    licence: str = "not stated"
+    citation: str = "not stated"
+    simulated: bool = False  # True puts 'simulated' into every title
+    scorer: str = ""  # who scored
+    channels: Channels | None = None  # None = all channels, their parts read from their names
+    unit: str | None = None  # true unit of the signals where the headers are wrong: uV, mV, V
+    epoch_s: float = Field(30.0, gt=0)  # length of a line in hypnograms without times, s
+    vocabulary: str | dict[str, str] = (
+        "auto"  # stages as aasm, rk, compumedics, dreams number them; or a table
+    )
+    pad: bool = False  # accept hypnograms that end early
+    cut: bool = False  # accept scored epochs beyond the end of the signal
+    records: list[Night] | None = None  # every recording by name, or else three patterns:
+    signals: str = "*.edf"  # glob of the recordings
+    hypnogram: str | None = None  # '{stem}.csv', '{stem}-scored.edf', beside the recording
+    subject: str | None = None  # regular expression on the recording's name; its group is the person
 
 # %% ../../nbs/datasets/06_edf_folder.ipynb #f275c5d2
-def _mistake(where, error):  # the first thing pydantic found, as a sentence
-    e = min(error.errors(include_url=False), key=lambda e: e['type'] != 'extra_forbidden')   # a misspelt key also makes its true one missing
-    *place, key = e['loc'] or ('',)
-    part = {'channels': Channels, 'records': Night}.get(place[0] if place else '', Settings)
-    at = f'{where}: ' + (f'in {place[0]}{f" (entry {place[1] + 1})" if len(place) > 1 and isinstance(place[1], int) else ""}, ' if place and part is not Settings else '')
-    if e['type'] == 'extra_forbidden':
-        near = difflib.get_close_matches(str(key), part.model_fields, 1, 0.5)
-        return InputError(f'{at}there is no key {str(key)!r}' + (f', did you mean {near[0]!r}?' if near else '.')
-                          + f' Choose from {", ".join(part.model_fields)}.')
-    if e['type'] == 'missing': return InputError(f'{at}the key {str(key)!r} is missing; add it.')
-    if not e['loc']: return InputError(f'{where}: holds {str(e["input"])[:40]!r}; write "key: value" lines.')
-    name = next((x for x in (key, *reversed(place)) if x in part.model_fields), key)
-    need = 'letters, digits, ".", "_" or "-"' if name == 'name' else e['msg'].removeprefix('Input should be ').split(', unable')[0]
-    return InputError(f'{at}{name!r} is {e["input"]!r}; it should be {need}.')
+def _no_key(at, key, known):
+    near = difflib.get_close_matches(key, known, 1, 0.5)
+    hint = f", did you mean {near[0]!r}?" if near else "."
+    return InputError(f"{at}there is no key {key!r}{hint} Choose from {', '.join(known)}.")
 
-def _check_meaning(s):  # what only the rest of the package can judge
+
+def _mistake(where, error):
+    "The first thing that pydantic found, as a sentence; a misspelt key comes before the one it hides."
+    e = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
+    if not e["loc"]:
+        return InputError(f'{where}: holds {str(e["input"])[:40]!r}; write "key: value" lines.')
+    *place, key = e["loc"]
+    part = {"channels": Channels, "records": Night}.get(place[0] if place else "", Settings)
+    at = f"{where}: "
+    if part is not Settings:
+        entry = f" (entry {place[1] + 1})" if len(place) > 1 and isinstance(place[1], int) else ""
+        at += f"in {place[0]}{entry}, "
+    if e["type"] == "extra_forbidden":
+        return _no_key(at, str(key), list(part.model_fields))
+    if e["type"] == "missing":
+        return InputError(f"{at}the key {str(key)!r} is missing; add it.")
+    name = next((x for x in (key, *reversed(place)) if x in part.model_fields), key)
+    need = e["msg"].removeprefix("Input should be ").split(", unable")[0]
+    need = 'letters, digits, ".", "_" or "-"' if name == "name" else need
+    return InputError(f"{at}{name!r} is {e['input']!r}; it should be {need}.")
+
+# %% ../../nbs/datasets/06_edf_folder.ipynb #f162dd62
+def _check_meaning(s):
     vocabulary_words(s.vocabulary)
-    if s.unit is not None: true_unit(s.unit)
-    if s.subject is not None: _person('', s.subject, check=True)
-    if s.records is not None and (clash := {'signals', 'hypnogram', 'subject'} & s.model_fields_set):
-        raise InputError(f'{sorted(clash)[0]!r} and records exclude each other; keep the list or the patterns.')
+    if s.unit is not None:
+        true_unit(s.unit)
+    if s.subject is not None:
+        _person("", s.subject, check=True)
+    if s.records is not None and (clash := {"signals", "hypnogram", "subject"} & s.model_fields_set):
+        raise InputError(
+            f"{sorted(clash)[0]!r} and records exclude each other; keep the list or the patterns."
+        )
 
 # %% ../../nbs/datasets/06_edf_folder.ipynb #e2f2950f
-def read_settings(path: Path  # dataset.yml; need not be there
-                 ) -> Settings:
+def read_settings(
+    path: Path,  # dataset.yml; need not be there
+) -> Settings:
     "The checked settings of a folder."
     import yaml
-    if not path.is_file(): return Settings()
-    try: found = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except UnicodeDecodeError as e: raise InputError(f'{shown(path)}: is not UTF-8 text; save it again as UTF-8.') from e
+
+    if not path.is_file():
+        return Settings()
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as e:
+        raise InputError(f"{shown(path)}: is not UTF-8 text; save it again as UTF-8.") from e
     except yaml.YAMLError as e:
-        at = getattr(e, 'problem_mark', None)
-        raise InputError(f'{shown(path)}: is not YAML' + (f' (line {at.line + 1}: {e.problem})' if at else '') + '; write "key: value" lines.') from e
-    try: settings = Settings.model_validate({} if found is None else found)
-    except ValidationError as e: raise _mistake(shown(path), e) from None
-    try: _check_meaning(settings)
-    except InputError as e: raise InputError(f'{shown(path)}: {e}') from None
+        at = getattr(e, "problem_mark", None)
+        raise InputError(
+            f"{shown(path)}: is not YAML"
+            + (f" (line {at.line + 1}: {e.problem})" if at else "")
+            + '; write "key: value" lines.'
+        ) from e
+    try:
+        settings = Settings.model_validate({} if found is None else found)
+    except ValidationError as e:
+        raise _mistake(shown(path), e) from None
+    try:
+        _check_meaning(settings)
+    except InputError as e:
+        raise InputError(f"{shown(path)}: {e}") from None
     return settings
 
 # %% ../../nbs/datasets/06_edf_folder.ipynb #e79f160c
-_TEXT = ('.csv', '.tsv', '.txt')
-_MARK = re.compile(r'[-_ .](?:hypnogram|hypno|hyp|annotations?|stages|scoring)$', re.I)   # what marks a file as a hypnogram
+_TEXT = (".csv", ".tsv", ".txt")
+# what marks a file as a hypnogram
+_MARK = re.compile(r"[-_ .](?:hypnogram|hypno|hyp|annotations?|stages|scoring)$", re.I)
 
-def _plain(stem): return re.sub(r'[-_]psg$', '', stem, flags=re.I)
 
-def _hypnograms(folder):  # name in small letters -> hypnogram files of that name
+def _plain(stem):
+    return re.sub(r"[-_]psg$", "", stem, flags=re.I)
+
+
+def _hypnograms(folder):
+    "Name in small letters -> hypnogram files of that name."
     found = {}
     for p in sorted(folder.iterdir()):
-        if p.suffix.lower() in _TEXT or (p.suffix.lower() == '.edf' and _MARK.search(p.stem)):
-            found.setdefault(_plain(_MARK.sub('', p.stem)).lower(), []).append(p)
+        if p.suffix.lower() in _TEXT or (p.suffix.lower() == ".edf" and _MARK.search(p.stem)):
+            found.setdefault(_plain(_MARK.sub("", p.stem)).lower(), []).append(p)
     return found
 
-def _beside(path, found):  # the hypnogram that goes with a recording by its name, or None
+
+def _beside(path, found):
+    "The hypnogram that goes with a recording by its name, or None."
     fits = found.get(_plain(path.stem).lower(), [])
-    if len(fits) > 1: raise InputError(f'{shown(path)}: has {len(fits)} hypnograms ({", ".join(p.name for p in fits)}); say which in dataset.yml.')
+    if len(fits) > 1:
+        names = ", ".join(p.name for p in fits)
+        raise InputError(f"{shown(path)}: has {len(fits)} hypnograms ({names}); say which in dataset.yml.")
     return fits[0] if fits else None
 
+
 def _recordings(folder, pattern):
-    try: found = {*folder.glob(pattern), *(folder.glob(pattern[:-4] + '.EDF') if pattern.endswith('.edf') else ())}
+    patterns = {pattern, re.sub(r"\.edf$", ".EDF", pattern)}
+    try:
+        found = {p for x in patterns for p in folder.glob(x)}
     except (ValueError, NotImplementedError, IndexError) as e:
-        raise InputError(f'dataset.yml: signals: {pattern!r} is no pattern below the folder ({e}); write one such as "*.edf".') from e
+        raise InputError(
+            f"dataset.yml: signals: {pattern!r} is no pattern below the folder ({e}); "
+            f'write one such as "*.edf".'
+        ) from e
     return sorted(p for p in found if p.is_file() and not _MARK.search(p.stem))
 
 # %% ../../nbs/datasets/06_edf_folder.ipynb #c4b061af
-def _person(stem, pattern, check=False):  # `check`: only whether it is an expression
-    if pattern is None: return stem
-    try: m = re.search(pattern, stem)
-    except re.error as e: raise InputError(f'subject: {pattern!r} is no regular expression ({e}); write one such as "^(S[0-9]+)".') from e
+def _person(stem, pattern, check=False):
+    "The person in a recording's name; `check`: only whether the pattern is an expression."
+    if pattern is None:
+        return stem
+    try:
+        m = re.search(pattern, stem)
+    except re.error as e:
+        raise InputError(
+            f'subject: {pattern!r} is no regular expression ({e}); write one such as "^(S[0-9]+)".'
+        ) from e
     if not m and not check:
-        raise InputError(f'dataset.yml: subject: {pattern!r} matches nothing in {stem!r}; change the expression, or list the recordings under records.')
+        raise InputError(
+            f"dataset.yml: subject: {pattern!r} matches nothing in {stem!r}; change the expression, "
+            f"or list the recordings under records."
+        )
     return m and (m.group(1) if m.groups() else m.group(0))
 
-def _nights(folder, s):  # (recording, hypnogram or None, person, night or None) of every record
-    if s.records is not None:
-        for r in s.records: yield folder / r.signals, r.hypnogram and folder / r.hypnogram, r.subject or _plain(Path(r.signals).stem), r.night
-        return
+
+def _listed(folder, s):
+    for r in s.records:
+        person = r.subject or _plain(Path(r.signals).stem)
+        yield folder / r.signals, r.hypnogram and folder / r.hypnogram, person, r.night
+
+
+def _matched(folder, s):
     known = {}
     for path in _recordings(folder, s.signals):
-        if s.hypnogram: hyp = path.parent / s.hypnogram.replace('{stem}', path.stem)
+        place = path.parent
+        if s.hypnogram:
+            hyp = place / s.hypnogram.replace("{stem}", path.stem)
         else:
-            if path.parent not in known: known[path.parent] = _hypnograms(path.parent)
-            hyp = _beside(path, known[path.parent])
+            if place not in known:
+                known[place] = _hypnograms(place)
+            hyp = _beside(path, known[place])
         yield path, hyp, _person(_plain(path.stem), s.subject), None
 
 # %% ../../nbs/datasets/06_edf_folder.ipynb #c0dcd48c
 def _there(path, needed_by):
-    if not path.is_file(): raise InputError(f'{shown(path)}: there is no such file' + (f', and {needed_by.name} needs it' if path != needed_by else '')
-                                            + '; correct its name in dataset.yml, or bring the file.')
-    return path
+    if path.is_file():
+        return path
+    need = f", and {needed_by.name} needs it" if path != needed_by else ""
+    raise InputError(
+        f"{shown(path)}: there is no such file{need}; correct its name in dataset.yml, or bring the file."
+    )
+
+
+def _name(path, folder):
+    inside = path.is_relative_to(folder)
+    return _plain("_".join(path.relative_to(folder).with_suffix("").parts) if inside else path.stem)
+
 
 def _records(folder, s):
     out, nights = {}, {}
-    for path, hyp, subject, night in _nights(folder, s):
-        files = tuple(_there(p, path) for p in (path, hyp) if p)
-        name = _plain('_'.join(path.relative_to(folder).with_suffix('').parts) if path.is_relative_to(folder) else path.stem)
-        if name in out: raise InputError(f'{shown(path)}: is listed twice; keep one entry in dataset.yml.')
+    found = _matched(folder, s) if s.records is None else _listed(folder, s)
+    for path, hyp, subject, night in found:
+        files, name = tuple(_there(p, path) for p in (path, hyp) if p), _name(path, folder)
+        if name in out:
+            raise InputError(f"{shown(path)}: is listed twice; keep one entry in dataset.yml.")
         nights[subject] = night or nights.get(subject, 0) + 1
         out[name] = Record(name, subject, nights[subject], files)
     return list(out.values())
 
 # %% ../../nbs/datasets/06_edf_folder.ipynb #1e5acb48
-def _scored(path, s, inside):  # the hypnogram in a file; `inside`: the file is the recording itself
-    where = shown(path)
-    if path.suffix.lower() != '.edf': table = read_text_hypnogram(path, s.epoch_s)
-    else:
-        try: table = read_edf_hypnogram(path)
-        except InputError as e:
-            if not inside: raise
-            raise InputError(f'{where}: has no hypnogram: there is no {_plain(path.stem)}.csv, .txt or -Hypnogram.edf beside it and no annotation inside; '
-                             f'add one, or leave the recording out.') from e
-    hyp = from_annotations(table['onset_s'], table['duration_s'], table['label'], where=where, vocabulary=s.vocabulary, scorer=s.scorer)
+def _annotations(path, s, inside):
+    "What a hypnogram file says; `inside`: it is the recording itself."
+    if path.suffix.lower() != ".edf":
+        return read_text_hypnogram(path, s.epoch_s)
+    try:
+        return read_edf_hypnogram(path)
+    except InputError as e:
+        if not inside:
+            raise
+        raise InputError(
+            f"{shown(path)}: has no hypnogram: there is no {_plain(path.stem)}.csv, .txt or -Hypnogram.edf "
+            f"beside it and no annotation inside; add one, or leave the recording out."
+        ) from e
+
+
+def _scored(path, s, inside):
+    t, where = _annotations(path, s, inside), shown(path)
+    how = dict(where=where, vocabulary=s.vocabulary, scorer=s.scorer)
+    hyp = from_annotations(t["onset_s"], t["duration_s"], t["label"], **how)
     check_stages(hyp, where)
     return hyp
 
 # %% ../../nbs/datasets/06_edf_folder.ipynb #2aed494a
-def read_night(record: Record,     # its files: the recording and, where it is apart, the hypnogram
-               settings: Settings  # of its folder
-              ) -> tuple:          # (Recording, Hypnogram), equally long
+def read_night(
+    record: Record,  # its files: the recording and, where it is apart, the hypnogram
+    settings: Settings,  # of its folder
+) -> tuple:  # (Recording, Hypnogram), equally long
     "One night of a user's own, checked."
     s, path, scored = settings, record.files[0], record.files[-1]
     part = {name: kind for kind, name in (s.channels or Channels()).model_dump().items() if name}
     rec = read_edf(path, part or None, record.subject, record.night, record.name, unit=s.unit)
-    for kind in ('eeg', 'eog', 'emg'):
-        if kind == 'eeg' or kind in rec.ch_types: check_signal(rec, choose(rec, kind), shown(path))
+    for kind in ("eeg", "eog", "emg"):
+        if kind == "eeg" or kind in rec.ch_types:
+            check_signal(rec, choose(rec, kind), shown(path))
     hyp = _scored(scored, s, inside=len(record.files) == 1)
     return rec, fit_to(rec, hyp, shown(scored), pad=s.pad, cut=s.cut)
 
-# %% ../../nbs/datasets/06_edf_folder.ipynb #92e85c61
+# %% ../../nbs/datasets/06_edf_folder.ipynb #ad105ce4
+def _info(s, told):
+    "What a report says of a folder; `told`: whether it has a dataset.yml."
+    by_name = "by their names, each file as a person of its own (there is no dataset.yml)."
+    return DatasetInfo(
+        s.title,
+        "a folder of the user's own",
+        s.licence,
+        s.citation,
+        simulated=s.simulated,
+        note="Recordings and hypnograms were paired " + ("as dataset.yml says." if told else by_name),
+    )
+
+# %% ../../nbs/datasets/06_edf_folder.ipynb #ae9e96fe
 class EdfFolder(Dataset):
     "EDF recordings of the user's own, with their hypnograms."
-    name = 'edf-folder'   # until the folder's dataset.yml has been read and says otherwise
+
+    name = "edf-folder"  # until the folder's dataset.yml has been read and says otherwise
 
     @property
-    def folder(self): return Path(self._folder).expanduser() if self._folder else raw_dir('edf-folder')
+    def folder(self):
+        return Path(self._folder).expanduser() if self._folder else raw_dir("edf-folder")
 
     @property
     def settings(self):
-        found = read_settings(self.folder / 'dataset.yml')
+        found = read_settings(self.folder / "dataset.yml")
         self.name = found.name
         return found
 
     @property
     def info(self):
-        try: s = self.settings
-        except InputError: s = Settings()   # `records` raises it; a list of datasets should not stop at one broken file
-        told = (self.folder / 'dataset.yml').is_file()
-        note = 'Recordings and hypnograms were paired ' + ('as dataset.yml says.' if told else
-               'by their names, each file as a person of its own (there is no dataset.yml).')
-        return DatasetInfo(s.title, "a folder of the user's own", s.licence, s.citation, simulated=s.simulated, note=note)
+        try:
+            s = self.settings
+        except InputError:
+            s = Settings()  # `records` raises it; a list of datasets should not stop at one broken file
+        return _info(s, told=(self.folder / "dataset.yml").is_file())
 
     def records(self):
         found = _records(self.folder, self.settings)
-        if not found: raise self.missing()
+        if not found:
+            raise self.missing()
         return found
 
-    def read(self, record): return read_night(record, self.settings)
+    def read(self, record):
+        return read_night(record, self.settings)
 
     def missing(self):
-        return InputError(f'dataset {self.name!r}: found no recordings ({self.settings.signals}) in {shown(self.folder)}; '
-                          f'put EDF files with their hypnograms there, or name another folder.')
+        return InputError(
+            f"dataset {self.name!r}: found no recordings ({self.settings.signals}) in {shown(self.folder)}; "
+            f"put EDF files with their hypnograms there, or name another folder."
+        )
 
-    def fingerprint(self, record): return digest(super().fingerprint(record), self.settings.model_dump_json(exclude={'title', 'licence', 'citation'}))
+    def fingerprint(self, record):
+        read_by = self.settings.model_dump_json(exclude={"title", "licence", "citation"})
+        return digest(super().fingerprint(record), read_by)
 
-    def fetch(self, source='', progress=lambda *a: None):
-        raise InputError(f"dataset {self.name!r}: its files are your own; put them into {shown(self.folder)}, or name their folder.")
+    def fetch(self, source="", progress=lambda *a: None):
+        raise InputError(
+            f"dataset {self.name!r}: its files are your own; put them into {shown(self.folder)}, "
+            f"or name their folder."
+        )
+
 
 datasets.add(EdfFolder())

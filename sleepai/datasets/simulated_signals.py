@@ -18,217 +18,362 @@ from .hypnogram_model import carried, truth_behind
 
 # %% ../../nbs/datasets/02_simulated_signals.ipynb #e52f990e
 SFREQ = 100
-CHANNELS = ('EEG Fpz-Cz', 'EEG Pz-Oz', 'EOG horizontal', 'EMG submental')
+CHANNELS = ("EEG Fpz-Cz", "EEG Pz-Oz", "EOG horizontal", "EMG submental")
+
 
 @dataclass(frozen=True)
 class Sleeper:
     "What is a person's own in the signals."
-    eeg_gain: float        # factor on all EEG
-    slope_shift: float     # added to the aperiodic exponent of every stage
-    alpha_hz: float        # alpha peak, Hz
-    alpha_gain: float      # factor on alpha; near 0 in people without
-    spindle_hz: float      # spindle frequency over the vertex, Hz
-    spindle_rate: float    # factor on the number of spindles
-    spindle_gain: float    # factor on their size
-    slow_gain: float       # factor on slow waves and K-complexes
-    eye_gain: float        # factor on eye movements
-    emg_gain: float        # factor on chin EMG
-    atonia: float          # 1: tone falls in REM as in the average, 0: it stays as in N2
-    blur: float            # 0..1, how much neighbouring stages look alike
-    restless: float        # factor on movements and arousals
-    noise_uv: float        # broadband sensor noise, microvolts RMS
 
-def person(seed: int,     # of the data set
-           subject: str   # name of the person
-          ) -> Sleeper:
+    eeg_gain: float  # factor on all EEG
+    slope_shift: float  # added to the aperiodic exponent of every stage
+    alpha_hz: float  # alpha peak, Hz
+    alpha_gain: float  # factor on alpha; near 0 in people without
+    spindle_hz: float  # spindle frequency over the vertex, Hz
+    spindle_rate: float  # factor on the number of spindles
+    spindle_gain: float  # factor on their size
+    slow_gain: float  # factor on slow waves and K-complexes
+    eye_gain: float  # factor on eye movements
+    emg_gain: float  # factor on chin EMG
+    atonia: float  # 1: tone falls in REM as in the average, 0: it stays as in N2
+    blur: float  # 0..1, how much neighbouring stages look alike
+    restless: float  # factor on movements and arousals
+    noise_uv: float  # broadband sensor noise, microvolts RMS
+
+# %% ../../nbs/datasets/02_simulated_signals.ipynb #69800df8
+def person(
+    seed: int,  # of the data set
+    subject: str,  # name of the person
+) -> Sleeper:
     "The person of that name in the world of that seed."
     r = np.random.default_rng([seed, zlib.crc32(subject.encode()), 0])
-    ln = lambda sd: float(np.exp(sd * r.standard_normal()))
-    return Sleeper(ln(.22), float(.12 * r.standard_normal()), float(np.clip(9.7 + .9 * r.standard_normal(), 7.8, 11.8)),
-                   float(r.choice([.06, 1.], p=[.13, .87])) * ln(.45), float(13.2 + .6 * r.standard_normal()), ln(.45), ln(.25), ln(.22),
-                   ln(.3), ln(.45), float(np.clip(r.normal(.9, .25), 0, 1.2)), float(r.beta(2.5, 4)), ln(.4), float(r.uniform(.6, 2.2)))
 
-def on_night(p: Sleeper, seed: int, subject: str, night: int) -> Sleeper:
+    def ln(sd):
+        return float(np.exp(sd * r.standard_normal()))
+
+    def normal(mean, sd, low, high):
+        return float(np.clip(r.normal(mean, sd), low, high))
+
+    return Sleeper(
+        eeg_gain=ln(0.22),
+        slope_shift=normal(0, 0.12, -0.4, 0.4),
+        alpha_hz=normal(9.7, 0.9, 7.8, 11.8),
+        alpha_gain=float(r.choice([0.06, 1.0], p=[0.13, 0.87])) * ln(0.45),
+        spindle_hz=normal(13.2, 0.6, 11.5, 15),
+        spindle_rate=ln(0.45),
+        spindle_gain=ln(0.25),
+        slow_gain=ln(0.22),
+        eye_gain=ln(0.3),
+        emg_gain=ln(0.45),
+        atonia=normal(0.9, 0.25, 0, 1.2),
+        blur=float(r.beta(2.5, 4)),
+        restless=ln(0.4),
+        noise_uv=float(r.uniform(0.6, 2.2)),
+    )
+
+# %% ../../nbs/datasets/02_simulated_signals.ipynb #6b1da635
+def on_night(
+    p: Sleeper,  # the person
+    seed: int,  # of the data set
+    subject: str,  # name of the person
+    night: int,  # 1-based
+) -> Sleeper:
     "The same person with that night's electrodes and that night's restlessness."
     r = np.random.default_rng([seed, zlib.crc32(subject.encode()), night])
-    ln = lambda sd: float(np.exp(sd * r.standard_normal()))
-    return replace(p, eeg_gain=p.eeg_gain * ln(.1), alpha_gain=p.alpha_gain * ln(.15), eye_gain=p.eye_gain * ln(.15),
-                   emg_gain=p.emg_gain * ln(.3), restless=p.restless * ln(.3), noise_uv=p.noise_uv * ln(.3),
-                   blur=float(np.clip(p.blur + .08 * r.standard_normal(), 0, 1)))
+
+    def ln(sd):
+        return float(np.exp(sd * r.standard_normal()))
+
+    return replace(
+        p,
+        eeg_gain=p.eeg_gain * ln(0.1),
+        alpha_gain=p.alpha_gain * ln(0.15),
+        eye_gain=p.eye_gain * ln(0.15),
+        emg_gain=p.emg_gain * ln(0.3),
+        restless=p.restless * ln(0.3),
+        noise_uv=p.noise_uv * ln(0.3),
+        blur=float(np.clip(p.blur + 0.08 * r.standard_normal(), 0, 1)),
+    )
 
 # %% ../../nbs/datasets/02_simulated_signals.ipynb #5a45aa52
-NEIGHBOURS = np.array([               # what each stage is taken for where it is hard to tell
-                    [.0, 1., .0, .0, .0],   # W like N1
-                    [.4, .0, .3, .0, .3],   # N1 like W, N2, R
-                    [.0, .4, .0, .5, .1],   # N2 like N3, N1
-                    [.0, .0, 1., .0, .0],   # N3 like N2
-                    [.1, .7, .2, .0, .0]])  # R like N1
+def seconds(
+    stages: np.ndarray,  # int (n_epochs,), codes 0..4
+    epoch_s: int,  # epoch length, s
+    arousals_h: float,  # brief arousals an hour of sleep
+    r: np.random.Generator,
+) -> np.ndarray:  # int8 (n_seconds,)
+    "Stage in every second: boundaries off the grid, arousals inside epochs."
+    s = np.asarray(stages, np.int8)
+    edge = np.flatnonzero(np.diff(s)) + 1
+    moved = np.round(edge * epoch_s + r.uniform(-0.3, 0.3, len(edge)) * epoch_s).astype(int)
+    state = np.repeat(s[np.r_[0, edge]], np.diff(np.r_[0, moved, len(s) * epoch_s]))
+    start = np.flatnonzero((r.random(len(state)) < arousals_h / 3600) & np.isin(state, (1, 2, 4)))
+    for a, d in zip(start, r.integers(3, 15, len(start)), strict=True):
+        state[a : a + d] = SleepStage.W
+    return state
+
+# %% ../../nbs/datasets/02_simulated_signals.ipynb #48c46029
+NEIGHBOURS = np.array(
+    [  # what each stage is taken for where it is hard to tell
+        [0.0, 1.0, 0.0, 0.0, 0.0],  # W like N1
+        [0.4, 0.0, 0.3, 0.0, 0.3],  # N1 like W, N2, R
+        [0.0, 0.4, 0.0, 0.5, 0.1],  # N2 like N3, N1
+        [0.0, 0.0, 1.0, 0.0, 0.0],  # N3 like N2
+        [0.1, 0.7, 0.2, 0.0, 0.0],  # R like N1
+    ]
+)
+
 
 def _drift(n, tau, r):
     "Slow Gaussian noise of unit variance, (n,), correlated over about `tau` samples."
     m = n // max(tau, 1) + 4
     return np.interp(np.arange(n) / tau, np.arange(m), r.standard_normal(m)) * 1.22
 
-def seconds(stages: np.ndarray,   # int (n_epochs,), codes 0..4
-            epoch_s: int,         # epoch length, s
-            arousals_h: float,    # brief arousals an hour of sleep
-            r: np.random.Generator
-           ) -> np.ndarray:       # int8 (n_seconds,)
-    "Stage in every second: boundaries off the grid, arousals inside epochs."
-    s = np.asarray(stages, np.int8)
-    edge = np.flatnonzero(np.diff(s)) + 1
-    moved = np.round(edge * epoch_s + r.uniform(-.3, .3, len(edge)) * epoch_s).astype(int)
-    state = np.repeat(s[np.r_[0, edge]], np.diff(np.r_[0, moved, len(s) * epoch_s]))
-    start = np.flatnonzero((r.random(len(state)) < arousals_h / 3600) & np.isin(state, (1, 2, 4)))
-    for a, d in zip(start, r.integers(3, 15, len(start)), strict=True): state[a:a + d] = SleepStage.W
-    return state
 
-def membership(state: np.ndarray,      # int (n_seconds,)
-               blur: float,            # 0..1, the person's
-               r: np.random.Generator
-              ) -> np.ndarray:         # (n_seconds, 5), rows sum to 1
+def membership(
+    state: np.ndarray,  # int (n_seconds,)
+    blur: float,  # 0..1, the person's
+    r: np.random.Generator,
+) -> np.ndarray:  # (n_seconds, 5), rows sum to 1
     "How much of each stage there is in every second."
     from scipy.ndimage import gaussian_filter1d
+
     hard = np.eye(5, dtype=np.float32)[state]
-    w = .72 * gaussian_filter1d(hard, 1.5, axis=0) + .28 * gaussian_filter1d(hard, 40, axis=0)
-    doubt = np.clip(.06 + .42 * blur + .16 * _drift(len(state), 90, r), 0, .75)[:, None]
+    w = 0.72 * gaussian_filter1d(hard, 1.5, axis=0) + 0.28 * gaussian_filter1d(hard, 40, axis=0)
+    doubt = np.clip(0.06 + 0.42 * blur + 0.16 * _drift(len(state), 90, r), 0, 0.75)[:, None]
     lean = w * (1 - doubt) + doubt * (w @ NEIGHBOURS)
     return lean / lean.sum(1, keepdims=True)
 
 # %% ../../nbs/datasets/02_simulated_signals.ipynb #f7776f43
-BACKGROUND = np.array([   # power at 10 Hz in µV²/Hz, exponent
-                [1.10, 1.25],   # W
-                [0.85, 1.60],   # N1
-                [0.80, 2.05],   # N2
-                [0.75, 2.60],   # N3
-                [0.62, 1.70]])  # R
-PEAKS = np.array([        # µV²: theta, alpha, sigma, beta
-                [ 3., 45., 1., 12.],  # W, eyes closed
-                [14.,  5., 2.,  5.],  # N1
-                [12.,  2., 4.,  2.],  # N2
-                [12.,  2., 3.,  1.],  # N3
-                [13., 2.5, 1.,  3.]]) # R
+BACKGROUND = np.array(
+    [  # power at 10 Hz in µV²/Hz, exponent
+        [1.10, 1.25],  # W
+        [0.85, 1.60],  # N1
+        [0.80, 1.97],  # N2
+        [0.75, 2.60],  # N3
+        [0.62, 1.70],  # R
+    ]
+)
+PEAKS = np.array(
+    [  # µV²: theta, alpha, sigma, beta
+        [3.0, 45.0, 1.0, 12.0],  # W, eyes closed
+        [14.0, 5.0, 2.0, 5.0],  # N1
+        [12.0, 2.0, 4.0, 2.0],  # N2
+        [12.0, 2.0, 3.0, 1.0],  # N3
+        [13.0, 2.5, 1.0, 3.0],  # R
+    ]
+)
 FRAME, HOP = 4 * SFREQ, 2 * SFREQ
 
-def spectra(w: np.ndarray,        # (n_frames, 5), membership
-            p: Sleeper,
-            closed: np.ndarray,   # (n_frames,), 0..1, eyes closed
-            drift: np.ndarray,    # (4, n_frames), slow noise: power, exponent, alpha, theta
-            posterior: bool       # True for Pz-Oz
-           ) -> np.ndarray:       # (n_frames, 201), power spectral density, µV²/Hz
+# %% ../../nbs/datasets/02_simulated_signals.ipynb #39d1fb78
+def spectra(
+    w: np.ndarray,  # (n_frames, 5), membership
+    p: Sleeper,
+    closed: np.ndarray,  # (n_frames,), 0..1, eyes closed
+    drift: np.ndarray,  # (4, n_frames), slow noise: power, exponent, alpha, theta
+    posterior: bool,  # True for Pz-Oz
+) -> np.ndarray:  # (n_frames, 201), power spectral density, µV²/Hz
     "What the EEG background should look like in every frame."
-    f = np.fft.rfftfreq(FRAME, 1 / SFREQ).astype(np.float32); f[0] = f[1]
-    level, slope = w @ np.log(BACKGROUND[:, 0]) + .22 * drift[0], w @ BACKGROUND[:, 1] + p.slope_shift + .13 * drift[1]
-    if posterior: slope = slope - .18
-    psd = np.exp(np.float32(level)[:, None] - np.float32(slope)[:, None] * np.log(np.maximum(f, .9) / 10))
-    psd *= 1 / (1 + (.55 / f) ** 4)
-    mid, width = np.array([5.6, p.alpha_hz, p.spindle_hz, 20.]), np.array([1.2, .75, .8, 4.5])
-    shape = np.exp(-.5 * ((f - mid[:, None]) / width[:, None]) ** 2) / (width[:, None] * np.sqrt(2 * np.pi))
-    power = w @ PEAKS * np.exp(np.stack([.4 * drift[3], .7 * drift[2], 0 * drift[0], .3 * drift[0]], 1))
-    power[:, 1] *= p.alpha_gain * (.1 + .9 * closed) * (3.2 if posterior else 1)
+    f = np.fft.rfftfreq(FRAME, 1 / SFREQ).astype(np.float32)
+    f[0] = f[1]
+    level, slope = (
+        w @ np.log(BACKGROUND[:, 0]) + 0.22 * drift[0],
+        w @ BACKGROUND[:, 1] + p.slope_shift + 0.13 * drift[1],
+    )
+    if posterior:
+        slope = slope - 0.18
+    psd = np.exp(np.float32(level)[:, None] - np.float32(slope)[:, None] * np.log(np.maximum(f, 0.9) / 10))
+    psd *= 1 / (1 + (0.55 / f) ** 4)
+    mid, width = np.array([5.6, p.alpha_hz, p.spindle_hz, 20.0]), np.array([1.2, 0.75, 0.8, 4.5])
+    shape = np.exp(-0.5 * ((f - mid[:, None]) / width[:, None]) ** 2) / (width[:, None] * np.sqrt(2 * np.pi))
+    power = w @ PEAKS * np.exp(np.stack([0.4 * drift[3], 0.7 * drift[2], 0 * drift[0], 0.3 * drift[0]], 1))
+    power[:, 1] *= p.alpha_gain * (0.1 + 0.9 * closed) * (3.2 if posterior else 1)
     return psd + np.float32(power) @ np.float32(shape)
 
 # %% ../../nbs/datasets/02_simulated_signals.ipynb #a0c609a0
-def coloured(psd: np.ndarray,      # (n_frames, 201), µV²/Hz
-             z: np.ndarray,        # complex (n_frames, 201), standard normal
-             n_samples: int,
-             at: np.ndarray | None = None  # numbers of the frames that are given; None = all, from 0
-            ) -> np.ndarray:       # float32 (n_samples,)
+def coloured(
+    psd: np.ndarray,  # (n_frames, 201), µV²/Hz
+    z: np.ndarray,  # complex (n_frames, 201), standard normal
+    n_samples: int,
+    at: np.ndarray | None = None,  # numbers of the frames that are given; None = all, from 0
+) -> np.ndarray:  # float32 (n_samples,)
     "Noise that has each frame's spectrum, crossfaded from frame to frame."
     at = np.arange(len(psd)) if at is None else at
     spec = z * np.sqrt(np.float32(SFREQ * FRAME / 2) * psd).astype(np.float32)
     spec[:, 0] = 0
-    x = np.fft.irfft(spec, FRAME, axis=1).astype(np.float32) * np.sin(np.pi * (np.arange(FRAME) + .5) / FRAME).astype(np.float32)
+    x = np.fft.irfft(spec, FRAME, axis=1).astype(np.float32) * np.sin(
+        np.pi * (np.arange(FRAME) + 0.5) / FRAME
+    ).astype(np.float32)
     out = np.zeros((n_samples // HOP + 2, HOP), np.float32)
-    out[at] += x[:, :HOP]; out[at + 1] += x[:, HOP:]
-    return out.ravel()[HOP:HOP + n_samples]
+    out[at] += x[:, :HOP]
+    out[at + 1] += x[:, HOP:]
+    return out.ravel()[HOP : HOP + n_samples]
+
 
 def _phases(n, r):
     z = r.standard_normal((n, FRAME // 2 + 1, 2), np.float32)
-    return z.view(np.complex64)[..., 0] * np.float32(np.sqrt(.5))
+    return z.view(np.complex64)[..., 0] * np.float32(np.sqrt(0.5))
 
 # %% ../../nbs/datasets/02_simulated_signals.ipynb #c023ec52
-def _slow(t, r):       # a down-state and the slower rebound; K-complexes are the same shape, alone
-    return -np.sin(2 * np.pi * t ** .8) * np.where(t ** .8 < .5, 1, .65)
+def _slow(t, r):  # a down-state and the slower rebound; K-complexes are the same shape, alone
+    return -np.sin(2 * np.pi * t**0.8) * np.where(t**0.8 < 0.5, 1, 0.65)
+
+
 def _spindle(t, hz, d):  # waxing and waning, phase of its own
     return np.sin(2 * np.pi * hz * t * d) * np.sin(np.pi * t) ** 1.5
-def _saccade(t, r): return (np.minimum(t / .12, 1) - np.clip((t - .12) / .88, 0, 1) ** .6)
-def _blink(t, r): return np.sin(np.pi * t) ** 2
-def _rolling(t, r): return np.sin(2 * np.pi * t) * np.sin(np.pi * t)
-def _sawtooth(t, r): return (2 * np.abs((t * 7) % 1 - .5) - .5) * np.sin(np.pi * t)
 
+
+def _saccade(t, r):
+    return np.minimum(t / 0.12, 1) - np.clip((t - 0.12) / 0.88, 0, 1) ** 0.6
+
+
+def _blink(t, r):
+    return np.sin(np.pi * t) ** 2
+
+
+def _rolling(t, r):
+    return np.sin(2 * np.pi * t) * np.sin(np.pi * t)
+
+
+def _sawtooth(t, r):
+    return (2 * np.abs((t * 7) % 1 - 0.5) - 0.5) * np.sin(np.pi * t)
+
+# %% ../../nbs/datasets/02_simulated_signals.ipynb #0ccbb860
 #           kind       shape      W    N1    N2    N3    R   µV, duration s, spread   Fpz-Cz, Pz-Oz, EOG
-EVENTS = {'slow':    (_slow,     (.0,  .004, .035, .42, .002), 52., 1.15, .30, (1., .55, .35)),
-          'complex': (_slow,     (.0,  .001, .020, .004, .0),  85., .95, .20, (1., .50, .40)),
-          'vertex':  (_slow,     (.0,  .020, .006, .0, .0),    32., .35, .15, (1., .40, .10)),
-          'spindle': (_spindle,  (.0,  .003, .055, .018, .0),  17., .90, .25, (1., .60, .10)),
-          'sawtooth':(_sawtooth, (.0,  .0, .0, .0, .010),      16., 2.8, .20, (1., .30, .10)),
-          'saccade': (_saccade,  (.10, .006, .0, .0, .0),      80., .80, .40, (.20, .05, 1.)),
-          'rem':     (_saccade,  (.0,  .003, .0, .0, .28),     80., .70, .40, (.18, .04, 1.)),
-          'blink':   (_blink,    (.16, .003, .0, .0, .002),    75., .32, .15, (.75, .10, .45)),
-          'rolling': (_rolling,  (.025, .085, .006, .0, .004), 55., 4.0, .30, (.10, .03, 1.))}
+EVENTS = {
+    "slow": (_slow, (0.0, 0.004, 0.028, 0.42, 0.002), 52.0, 1.15, 0.30, (1.0, 0.55, 0.35)),
+    "complex": (_slow, (0.0, 0.001, 0.020, 0.004, 0.0), 85.0, 0.95, 0.20, (1.0, 0.50, 0.40)),
+    "vertex": (_slow, (0.0, 0.020, 0.006, 0.0, 0.0), 32.0, 0.35, 0.15, (1.0, 0.40, 0.10)),
+    "spindle": (_spindle, (0.0, 0.003, 0.055, 0.018, 0.0), 17.0, 0.90, 0.25, (1.0, 0.60, 0.10)),
+    "sawtooth": (_sawtooth, (0.0, 0.0, 0.0, 0.0, 0.010), 16.0, 2.8, 0.20, (1.0, 0.30, 0.10)),
+    "saccade": (_saccade, (0.10, 0.006, 0.0, 0.0, 0.0), 80.0, 0.80, 0.40, (0.20, 0.05, 1.0)),
+    "rem": (_saccade, (0.0, 0.003, 0.0, 0.0, 0.28), 80.0, 0.70, 0.40, (0.18, 0.04, 1.0)),
+    "blink": (_blink, (0.16, 0.003, 0.0, 0.0, 0.002), 75.0, 0.32, 0.15, (0.75, 0.10, 0.45)),
+    "rolling": (_rolling, (0.025, 0.085, 0.006, 0.0, 0.004), 55.0, 4.0, 0.30, (0.10, 0.03, 1.0)),
+}
 
-def add_events(x: np.ndarray,        # float32 (4, n_samples), changed in place
-               kind: str,            # a row of EVENTS
-               rate: np.ndarray,     # (n_seconds,), events a second
-               gain: float,          # factor on size
-               p: Sleeper,
-               r: np.random.Generator
-              ) -> int:              # how many
+# %% ../../nbs/datasets/02_simulated_signals.ipynb #1655cf0c
+def add_events(
+    x: np.ndarray,  # float32 (4, n_samples), changed in place
+    kind: str,  # a row of EVENTS
+    rate: np.ndarray,  # (n_seconds,), events a second
+    gain: float,  # factor on size
+    p: Sleeper,
+    r: np.random.Generator,
+) -> int:  # how many
     "Draw and add all events of one kind."
     shape, _, size, duration, spread, leads = EVENTS[kind]
     sec = np.flatnonzero(r.random(len(rate)) < rate)
-    if not len(sec): return 0
-    d = np.clip(duration * np.exp(spread * r.standard_normal(len(sec))), .15, 8)
-    amp = gain * size * np.exp(.35 * r.standard_normal(len(sec)))
-    if kind in ('saccade', 'rem', 'rolling', 'spindle'): amp *= r.choice([-1, 1], len(sec))
+    if not len(sec):
+        return 0
+    d = np.clip(duration * np.exp(spread * r.standard_normal(len(sec))), 0.15, 8)
+    amp = gain * size * np.exp(0.35 * r.standard_normal(len(sec)))
+    if kind in ("saccade", "rem", "rolling", "spindle"):
+        amp *= r.choice([-1, 1], len(sec))
     step = np.arange(int(d.max() * SFREQ) + 1)
     t = step / (d[:, None] * SFREQ)
-    third = (p.spindle_hz + .35 * r.standard_normal(len(sec)))[:, None]
-    wave = np.where(t <= 1, shape(np.minimum(t, 1), third, d[:, None]) if kind == 'spindle' else shape(np.minimum(t, 1), r), 0)
+    third = (p.spindle_hz + 0.35 * r.standard_normal(len(sec)))[:, None]
+    wave = np.where(
+        t <= 1,
+        shape(np.minimum(t, 1), third, d[:, None]) if kind == "spindle" else shape(np.minimum(t, 1), r),
+        0,
+    )
     at = (sec * SFREQ + r.integers(0, SFREQ, len(sec)))[:, None] + step
     keep = (t <= 1) & (at < x.shape[1])
     put = np.bincount(at[keep], (amp[:, None] * wave)[keep], x.shape[1]).astype(np.float32)
-    for ch, lead in enumerate(leads): x[ch] += np.float32(lead) * put
+    for ch, lead in enumerate(leads):
+        x[ch] += np.float32(lead) * put
     return len(sec)
 
 # %% ../../nbs/datasets/02_simulated_signals.ipynb #c07961df
-TONE = np.array([7.5, 4.4, 3.6, 3.2, 1.7])   # µV RMS by stage, chin
-MOVES = np.array([.0045, .0016, .0007, .0003, .0007])  # movements a second
+TONE = np.array([7.5, 4.4, 3.6, 3.2, 1.7])  # µV RMS by stage, chin
 
-def muscle(w: np.ndarray,       # (n_seconds, 5), membership
-           p: Sleeper,
-           moving: np.ndarray,  # (n_seconds,), 0..1
-           r: np.random.Generator
-          ) -> np.ndarray:      # float32 (n_samples,), µV
+
+def muscle(
+    w: np.ndarray,  # (n_seconds, 5), membership
+    p: Sleeper,
+    moving: np.ndarray,  # (n_seconds,), 0..1
+    r: np.random.Generator,
+) -> np.ndarray:  # float32 (n_samples,), µV
     "Chin EMG."
-    tone = TONE.copy(); tone[4] = tone[2] + p.atonia * (tone[4] - tone[2])
+    tone = TONE.copy()
+    tone[4] = tone[2] + p.atonia * (tone[4] - tone[2])
     n = len(w)
-    twitch = (r.random(n) < .012 * w[:, 4] + .006 * w[:, 1]) * r.uniform(1, 4, n)
-    env = np.exp(w @ np.log(tone) + .28 * _drift(n, 120, r) + .15 * _drift(n, 8, r)) * (1 + twitch + 6 * moving) * p.emg_gain
-    x = np.diff(r.standard_normal(n * SFREQ + 1, np.float32)) * np.float32(.7071)
+    twitch = (r.random(n) < 0.012 * w[:, 4] + 0.006 * w[:, 1]) * r.uniform(1, 4, n)
+    env = (
+        np.exp(w @ np.log(tone) + 0.28 * _drift(n, 120, r) + 0.15 * _drift(n, 8, r))
+        * (1 + twitch + 6 * moving)
+        * p.emg_gain
+    )
+    x = np.diff(r.standard_normal(n * SFREQ + 1, np.float32)) * np.float32(0.7071)
     return x * np.repeat(env, SFREQ).astype(np.float32)
 
-def movements(w: np.ndarray, restless: float, at: np.ndarray, r: np.random.Generator  # `at`: (n_seconds,), certain movement
-             ) -> np.ndarray:  # (n_seconds,), 0..1
+# %% ../../nbs/datasets/02_simulated_signals.ipynb #289a81d0
+MOVES = np.array([0.0045, 0.0016, 0.0007, 0.0003, 0.0007])  # movements a second by stage
+
+
+def movements(
+    w: np.ndarray,  # (n_seconds, 5), membership
+    restless: float,  # factor on how often
+    at: np.ndarray,  # bool (n_seconds,), certain movement
+    r: np.random.Generator,
+) -> np.ndarray:  # (n_seconds,), 0..1
     "Where the body moves."
     m = at.astype(float)
-    for a in np.flatnonzero(r.random(len(w)) < restless * (w @ MOVES)): m[a:a + r.integers(3, 14)] = r.uniform(.3, 1)
+    for a in np.flatnonzero(r.random(len(w)) < restless * (w @ MOVES)):
+        m[a : a + r.integers(3, 14)] = r.uniform(0.3, 1)
     return m
 
 # %% ../../nbs/datasets/02_simulated_signals.ipynb #c6083849
 def _eyes_closed(state, r):
     from scipy.ndimage import gaussian_filter1d
-    near = gaussian_filter1d((state > 0).astype(np.float32), 400)
-    return 1 / (1 + np.exp(-(2.2 * _drift(len(state), 100, r) + 7 * np.minimum(near, .5) - .9)))
 
-def synthesise(state: np.ndarray,              # int (n_seconds,), codes 0..4
-               p: Sleeper,
-               r: np.random.Generator,
-               moving: np.ndarray | None = None  # bool (n_seconds,), certain movement
-              ) -> np.ndarray:                 # float32 (4, n_samples), µV
+    near = gaussian_filter1d((state > 0).astype(np.float32), 400)
+    return 1 / (1 + np.exp(-(2.2 * _drift(len(state), 100, r) + 7 * np.minimum(near, 0.5) - 0.9)))
+
+# %% ../../nbs/datasets/02_simulated_signals.ipynb #a3f31a68
+def _sway(moves, n_frames, n_samples, r):  # large slow swings of all leads while the body moves
+    at = np.minimum(np.arange(n_frames) * 2, len(moves) - 1)
+    on = np.flatnonzero(moves[at] > 0)
+    f = np.maximum(np.fft.rfftfreq(FRAME, 1 / SFREQ), 0.25)
+    power = 9000 * moves[at[on]] * np.exp(0.8 * r.standard_normal(len(on)))
+    return coloured(power[:, None] / f**2, _phases(len(on), r), n_samples, on)
+
+# %% ../../nbs/datasets/02_simulated_signals.ipynb #5ae84a48
+def _events(x, w, closed, p, r):
+    phasic = (_drift(len(w), 20, r) > 0.2) * 2.2
+    size = dict(
+        slow=p.eeg_gain * p.slow_gain,
+        complex=p.eeg_gain * p.slow_gain,
+        vertex=p.eeg_gain,
+        sawtooth=p.eeg_gain,
+        spindle=p.eeg_gain * p.spindle_gain,
+    )
+    sharp = w**1.6
+    sharp /= sharp.sum(1, keepdims=True)
+    for kind, row in EVENTS.items():
+        rate = sharp @ np.array(row[1])
+        if kind in ("saccade", "blink"):
+            rate = rate * (1.25 - 1.1 * closed)
+        if kind == "rem":
+            rate = rate * phasic
+        if kind == "spindle":
+            rate = rate * p.spindle_rate
+        if kind in ("slow", "complex"):
+            rate = rate * np.exp(0.3 * _drift(len(w), 60, r))
+        add_events(x, kind, rate, size.get(kind, p.eye_gain), p, r)
+
+# %% ../../nbs/datasets/02_simulated_signals.ipynb #0fbffe03
+def synthesise(
+    state: np.ndarray,  # int (n_seconds,), codes 0..4
+    p: Sleeper,
+    r: np.random.Generator,
+    moving: np.ndarray | None = None,  # bool (n_seconds,), certain movement
+) -> np.ndarray:  # float32 (4, n_samples), µV
     "EEG Fpz-Cz, EEG Pz-Oz, horizontal EOG and chin EMG of these seconds."
-    n = len(state); n_samples = n * SFREQ; n_frames = n_samples // HOP + 1
+    n = len(state)
+    n_samples = n * SFREQ
+    n_frames = n_samples // HOP + 1
     w, closed = membership(state, p.blur, r), _eyes_closed(state, r)
     at = np.minimum(np.arange(n_frames) * 2, n - 1)
     drift = np.stack([_drift(n_frames, 25, r) for _ in range(4)]).astype(np.float32)
@@ -236,57 +381,52 @@ def synthesise(state: np.ndarray,              # int (n_seconds,), codes 0..4
     z, z2 = (_phases(n_frames, r) for _ in range(2))
     x, front = np.empty((4, n_samples), np.float32), spectra(w[at], p, closed[at], drift, False)
     x[0] = p.eeg_gain * coloured(front, z, n_samples)
-    x[1] = .8 * p.eeg_gain * coloured(spectra(w[at], p, closed[at], drift, True), .5 * z + np.float32(.866) * z2, n_samples)
+    x[1] = (
+        0.8
+        * p.eeg_gain
+        * coloured(spectra(w[at], p, closed[at], drift, True), 0.5 * z + np.float32(0.866) * z2, n_samples)
+    )
     # other frequencies' phases serve the EOG: independent at every frequency, and no third draw
-    x[2] = .25 * coloured(front, np.roll(z2, 37, axis=1), n_samples) + .3 * x[0]
+    x[2] = 0.25 * coloured(front, np.roll(z2, 37, axis=1), n_samples) + 0.3 * x[0]
     _events(x, w, closed, p, r)
     x[3] = muscle(w, p, moves, r)
     fast = np.repeat(moves.astype(np.float32), SFREQ)
     sway = _sway(moves, n_frames, n_samples, r)
-    x[0] += sway + .5 * x[3] * fast; x[1] -= .7 * sway - .5 * x[3] * fast; x[2] += 1.2 * sway
+    x[0] += sway + 0.5 * x[3] * fast
+    x[1] -= 0.7 * sway - 0.5 * x[3] * fast
+    x[2] += 1.2 * sway
     x[:3] += np.float32(p.noise_uv) * r.standard_normal((3, n_samples), np.float32)
-    return np.clip(x, np.float32([[-192], [-196], [-1009], [-250]]), np.float32([[192], [196], [1009], [250]]))
-
-def _sway(moves, n_frames, n_samples, r):  # large slow swings of all leads while the body moves
-    at = np.minimum(np.arange(n_frames) * 2, len(moves) - 1)
-    on = np.flatnonzero(moves[at] > 0)
-    f = np.maximum(np.fft.rfftfreq(FRAME, 1 / SFREQ), .25)
-    power = 9000 * moves[at[on]] * np.exp(.8 * r.standard_normal(len(on)))
-    return coloured(power[:, None] / f ** 2, _phases(len(on), r), n_samples, on)
-
-def _events(x, w, closed, p, r):
-    phasic = (_drift(len(w), 20, r) > .2) * 2.2
-    size = dict(slow=p.eeg_gain * p.slow_gain, complex=p.eeg_gain * p.slow_gain, vertex=p.eeg_gain, sawtooth=p.eeg_gain,
-                spindle=p.eeg_gain * p.spindle_gain)
-    sharp = w ** 1.6; sharp /= sharp.sum(1, keepdims=True)
-    for kind, row in EVENTS.items():
-        rate = sharp @ np.array(row[1])
-        if kind in ('saccade', 'blink'): rate = rate * (1.25 - 1.1 * closed)
-        if kind == 'rem': rate = rate * phasic
-        if kind == 'spindle': rate = rate * p.spindle_rate
-        if kind in ('slow', 'complex'): rate = rate * np.exp(.3 * _drift(len(w), 60, r))
-        add_events(x, kind, rate, size.get(kind, p.eye_gain), p, r)
+    return np.clip(
+        x, np.float32([[-192], [-196], [-1009], [-250]]), np.float32([[192], [196], [1009], [250]])
+    )
 
 # %% ../../nbs/datasets/02_simulated_signals.ipynb #f624de86
 def truth_of(stages: np.ndarray, subject: str, night: int, seed: int) -> np.ndarray:  # int8 (n_epochs,)
     "The true stages that `signals_for` follows when the same hypnogram is given as scored."
     return truth_behind(stages, np.random.default_rng([seed, zlib.crc32(subject.encode()), night, 6]))
 
-def signals_for(stages: np.ndarray,        # int (n_epochs,), scored stages, codes of `SleepStage`
-                subject: str = 'SIM01',    # who: the name decides the person's traits
-                night: int = 1,            # 1-based
-                seed: int = 0,             # of the data set
-                epoch_s: int = 30,         # epoch length, whole seconds
-                record: str = '',          # name of the record; made from subject and night when empty
-                errs: bool = True          # False: the stages are the truth, not a scorer's reading of it
-               ) -> Recording:
+
+def signals_for(
+    stages: np.ndarray,  # int (n_epochs,), scored stages, codes of `SleepStage`
+    subject: str = "SIM01",  # who: the name decides the person's traits
+    night: int = 1,  # 1-based
+    seed: int = 0,  # of the data set
+    epoch_s: int = 30,  # epoch length, whole seconds
+    record: str = "",  # name of the record; made from subject and night when empty
+    errs: bool = True,  # False: the stages are the truth, not a scorer's reading of it
+) -> Recording:
     "Simulated signals that follow a hypnogram; the same arguments always give the same signals."
     s = np.asarray(stages)
-    if s.ndim != 1 or not len(s): raise InputError(f'stages: need one code an epoch, found shape {s.shape}.')
+    if s.ndim != 1 or not len(s):
+        raise InputError(f"stages: need one code an epoch, found shape {s.shape}.")
     if s.min() < min(SleepStage) or s.max() > max(SleepStage):
-        raise InputError(f'stages: need codes of SleepStage, {min(SleepStage):d} to {max(SleepStage):d}, found {s.min()} to {s.max()}.')
+        raise InputError(
+            f"stages: need codes {min(SleepStage):d} to {max(SleepStage):d}, found {s.min()} to {s.max()}."
+        )
     r = np.random.default_rng([seed, zlib.crc32(subject.encode()), night, 7])
     p = on_night(person(seed, subject), seed, subject, night)
     state = seconds(truth_of(s, subject, night, seed) if errs else carried(s), epoch_s, 9 * p.restless, r)
     x = synthesise(state, p, r, np.repeat(s == SleepStage.MOVEMENT, epoch_s))
-    return Recording(x, SFREQ, CHANNELS, ('eeg', 'eeg', 'eog', 'emg'), subject, night, record or f'{subject}N{night}')
+    return Recording(
+        x, SFREQ, CHANNELS, ("eeg", "eeg", "eog", "emg"), subject, night, record or f"{subject}N{night}"
+    )

@@ -14,97 +14,127 @@ import pandas as pd
 from ..core import Examples, InputError, concat
 from ..data import RemoteFile, shown
 from .base import Dataset, DatasetInfo, Record
-from .sleep_edf import cassette_table
+from .sleep_edf import cassette_table, person
 from ..registry import datasets
 
 # %% ../../nbs/datasets/05_sleep_edf_features.ipynb #596f8181
-_CHANNELS = ('EEG Fpz-Cz', 'EEG Pz-Oz')
-_BASE = ('log_delta', 'log_theta', 'log_alpha', 'log_sigma', 'log_beta',
-         'log_theta_over_log_alpha', 'log_alpha_over_log_delta', 'log_variance', 'mobility')
-_BLOCKS = (('', 30), ('_diff', 60), ('_mean', 90), ('_sd', 90))
+_CHANNELS = ("EEG Fpz-Cz", "EEG Pz-Oz")
+_BASE = (
+    "log_delta",
+    "log_theta",
+    "log_alpha",
+    "log_sigma",
+    "log_beta",
+    "log_theta_over_log_alpha",
+    "log_alpha_over_log_delta",
+    "log_variance",
+    "mobility",
+)
+_BLOCKS = (("", 30), ("_diff", 60), ("_mean", 90), ("_sd", 90))
 
-FEATURE_COLUMNS = tuple(f'{ch}__{base}{block}__{window_s}s'
-                        for block, window_s in _BLOCKS for ch in _CHANNELS for base in _BASE)
+FEATURE_COLUMNS = tuple(
+    f"{ch}__{base}{block}__{window_s}s" for block, window_s in _BLOCKS for ch in _CHANNELS for base in _BASE
+)
 
 # %% ../../nbs/datasets/05_sleep_edf_features.ipynb #98609505
 def _night(path):
     "(X, y) of one file, checked."
     try:
-        with np.load(path) as z: X, y = z['X'], z['y']
+        with np.load(path) as z:
+            X, y = z["X"], z["y"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
-        raise InputError(f'{shown(path)}: not a night of this dataset ({e}); delete it and fetch again.') from e
+        raise InputError(
+            f"{shown(path)}: not a night of this dataset ({e}); delete it and fetch again."
+        ) from e
     if X.ndim != 2 or X.shape != (len(y), len(FEATURE_COLUMNS)):
-        raise InputError(f'{shown(path)}: need X of {len(y)} x {len(FEATURE_COLUMNS)} for {len(y)} labels, '
-                         f'found {X.shape}; fetch it again.')
+        raise InputError(
+            f"{shown(path)}: need X of {len(y)} x {len(FEATURE_COLUMNS)} for {len(y)} labels, "
+            f"found {X.shape}; fetch it again."
+        )
     if not np.isfinite(X).all():
-        raise InputError(f'{shown(path)}: X holds NaN or infinite values; fetch it again.')
+        raise InputError(f"{shown(path)}: X holds NaN or infinite values; fetch it again.")
     return X.astype(np.float32, copy=False), y
 
 # %% ../../nbs/datasets/05_sleep_edf_features.ipynb #8bbf287e
-_SHA256 = dict(zip(
-    (f'SC4{s:02d}{n}E0.npz' for s in range(10) for n in (1, 2)),
-    """91ecc680ea70a7dc7ed33999a38b23fb8255ee88835ba851afcffbd1fb631a7e
-    0203bf1e9e25a6a20ff40e2493d5a566606047869add041f7f859333f9c0bcdb
-    d64d577e99475bc04aa080e4d4df2add4f3f01fd72f8580a97358366777aacde
-    b688ba03246fe0c3793213af73cf4497d664a035ad76196037fd1eb7c2babd76
-    e481a2771eeb28e9b0de89a3671e2bca7f1beffe1c44b7c71c81b22a634f129b
-    f47e4c6f80a558a187690c2bb612a017b8fdf9037bd72a83fb450cc902d7a237
-    9669e5e442ed7b801e318da2614a65e1953ea3c8ec1e1581977e96e98678819d
-    bed77a9cfd41754299017eade3173ddd3b5da0fe6726d522a21a7e77acf0c455
-    60115c7ea160f2b07d9df033c223d1b9d191a75737564ca0e9a3141b046f7b12
-    4c6989aa52cde6fa438971bea71bde693d97498503ef240a9c61b5ac58eef608
-    16c006dc1c50bc791424df7a4235f3c598116c55a596af9728d5e13e5d1c3696
-    0de05685e4d487714bfbb8dfb51d232d031f58d282df64190fa51d983eb8f0b2
-    a9628ff252bef2b23e693bc47dd7675e57a104f48e9faaae1bebdb551f304672
-    1a74149839e7ad7f0b6e914296eca8da9b0c1ee897f36afcefe3fbb75c845e45
-    6246815b437ae447fcfc2a9ec6649f2d7be3e01335f258f1e64c896e57d04064
-    f89864243075f37b7171e6b4a870ce7edbb125eae896264b99c69203ece174df
-    ef21d18acfbf406fedcb139a228fa1c31125c196ad79a0fa3805597ee0b369e3
-    a9b5a0e5af2e716df236a41acb5e8af4b25cbeacad91b1851f3d709a83af5128
-    d58a0c48595426eeb9243d48183ca9f40c796adde66f005b4937c6897719c862
-    54f4fe9b14ee8a9f6ab865f26b44d4ae294d1b5959a2f1ad84834e691ce67a55""".split()))
+_SHA256 = """
+91ecc680ea70a7dc7ed33999a38b23fb8255ee88835ba851afcffbd1fb631a7e
+0203bf1e9e25a6a20ff40e2493d5a566606047869add041f7f859333f9c0bcdb
+d64d577e99475bc04aa080e4d4df2add4f3f01fd72f8580a97358366777aacde
+b688ba03246fe0c3793213af73cf4497d664a035ad76196037fd1eb7c2babd76
+e481a2771eeb28e9b0de89a3671e2bca7f1beffe1c44b7c71c81b22a634f129b
+f47e4c6f80a558a187690c2bb612a017b8fdf9037bd72a83fb450cc902d7a237
+9669e5e442ed7b801e318da2614a65e1953ea3c8ec1e1581977e96e98678819d
+bed77a9cfd41754299017eade3173ddd3b5da0fe6726d522a21a7e77acf0c455
+60115c7ea160f2b07d9df033c223d1b9d191a75737564ca0e9a3141b046f7b12
+4c6989aa52cde6fa438971bea71bde693d97498503ef240a9c61b5ac58eef608
+16c006dc1c50bc791424df7a4235f3c598116c55a596af9728d5e13e5d1c3696
+0de05685e4d487714bfbb8dfb51d232d031f58d282df64190fa51d983eb8f0b2
+a9628ff252bef2b23e693bc47dd7675e57a104f48e9faaae1bebdb551f304672
+1a74149839e7ad7f0b6e914296eca8da9b0c1ee897f36afcefe3fbb75c845e45
+6246815b437ae447fcfc2a9ec6649f2d7be3e01335f258f1e64c896e57d04064
+f89864243075f37b7171e6b4a870ce7edbb125eae896264b99c69203ece174df
+ef21d18acfbf406fedcb139a228fa1c31125c196ad79a0fa3805597ee0b369e3
+a9b5a0e5af2e716df236a41acb5e8af4b25cbeacad91b1851f3d709a83af5128
+d58a0c48595426eeb9243d48183ca9f40c796adde66f005b4937c6897719c862
+54f4fe9b14ee8a9f6ab865f26b44d4ae294d1b5959a2f1ad84834e691ce67a55
+"""
+_NAMES = [f"SC4{s:02d}{n}E0.npz" for s in range(10) for n in (1, 2)]
+_SHA256 = dict(zip(_NAMES, _SHA256.split(), strict=True))
 
 # %% ../../nbs/datasets/05_sleep_edf_features.ipynb #478d32de
 _INFO = DatasetInfo(
-    title='Sleep-EDF cassette, 20 nights of 10 people as published features',
-    source='a public repository of per-epoch features computed from https://physionet.org/content/sleep-edfx/1.0.0/',
-    licence='MIT (features); ODC-BY-1.0 (recordings and labels)',
-    citation='Kemp et al., IEEE Trans Biomed Eng 2000;47:1185-1194; Goldberger et al., Circulation 2000;101:e215-e220',
-    files=tuple(RemoteFile(name, hash=f'sha256:{sha}') for name, sha in _SHA256.items()),
-    archives=('sleep-edf-features.zip',),
-    protocol='leave-one-subject-out',
-    note='Unscored epochs were dropped before publication, so `index` counts rows of the file. SC4011 stops after a '
-         'third of the recording, before any REM. Band powers sit on a floor of 1e-10 V², 100 µV²: good for judging '
-         'models across people, not for judging features.')
+    title="Sleep-EDF cassette, 20 nights of 10 people as published features",
+    source="a public repository of per-epoch features computed from "
+    "https://physionet.org/content/sleep-edfx/1.0.0/",
+    licence="MIT (features); ODC-BY-1.0 (recordings and labels)",
+    citation="Kemp et al., IEEE Trans Biomed Eng 2000;47:1185-1194; "
+    "Goldberger et al., Circulation 2000;101:e215-e220",
+    files=tuple(RemoteFile(name, hash=f"sha256:{sha}") for name, sha in _SHA256.items()),
+    archives=("sleep-edf-features.zip",),
+    protocol="leave-one-subject-out",
+    note="Unscored epochs were dropped before publication, so `index` counts rows of the file. SC4011 stops "
+    "after a third of the recording, before any REM. Band powers sit on a floor of 1e-10 V², 100 µV²: good "
+    "for judging models across people, not for judging features.",
+)
 
 # %% ../../nbs/datasets/05_sleep_edf_features.ipynb #003e55d1
 class SleepEDFFeatures(Dataset):
     "Twenty Sleep-EDF cassette nights as 72 published features per epoch."
-    name, kind = 'sleep-edf-features', 'features'
+
+    name, kind = "sleep-edf-features", "features"
     info = _INFO
 
     def records(self):
-        known = cassette_table().set_index('record')
-        def person(name): return (float(known.age[name]), known.sex[name]) if name in known.index else (None, '')
-        return [Record(p.stem, p.stem[:5], int(p.stem[5]), (p,), *person(p.stem))
-                for p in sorted(self.folder.glob('SC4[0-9][0-9][0-9]*.npz'))]
+        people = cassette_table()
+        return [
+            Record(p.stem, p.stem[:5], int(p.stem[5]), (p,), *person(people, p.stem))
+            for p in sorted(self.folder.glob("SC4[0-9][0-9][0-9]*.npz"))
+        ]
 
     def load(self, subject: str) -> Examples:  # all nights of one person, untrimmed
         nights = [r for r in self.records() if r.subject == subject]
-        if not self.records(): raise self.missing()
-        if not nights: raise InputError(f'{self.name}: there is no subject {subject!r}; '
-                                        f'choose from {", ".join(self.subjects())}.')
+        if not self.records():
+            raise self.missing()
+        if not nights:
+            raise InputError(
+                f"{self.name}: there is no subject {subject!r}; choose from {', '.join(self.subjects())}."
+            )
         return concat([self._examples(r) for r in nights])
 
     def _examples(self, record):
         X, y = _night(record.files[0])
-        meta = pd.DataFrame(dict(subject=record.subject, record=record.name, night=record.night, index=np.arange(len(y))))
+        meta = pd.DataFrame(
+            dict(subject=record.subject, record=record.name, night=record.night, index=np.arange(len(y)))
+        )
         return Examples(pd.DataFrame(X, columns=list(FEATURE_COLUMNS)), y, self.classes, meta)
 
-    def fetch(self, source='', progress=lambda *a: None):
+    def fetch(self, source="", progress=lambda *a: None):
         if not source and not self.available():
-            raise InputError(f'{self.name}: its source offers no direct download; use --from with a folder or URL '
-                             f'that holds {self.info.archives[0]} or its .npz files.')
+            raise InputError(
+                f"{self.name}: its source offers no direct download; use --from with a folder or URL "
+                f"that holds {self.info.archives[0]} or its .npz files."
+            )
         return super().fetch(source, progress)
+
 
 datasets.add(SleepEDFFeatures())

@@ -11,93 +11,117 @@ import warnings
 import numpy as np
 import pandas as pd
 
-from ..core import Examples, InputError, SleepStage, concat
+from ..core import Examples, Hypnogram, InputError, SleepStage, concat
 from ..data import cached, digest
 from ..datasets.base import Dataset, Record
 from .folds import Protocol
 from ..features.base import FeatureSet
-from ..preprocessing.hypnogram import fit_to, wake_trim
+from ..preprocessing.hypnogram import check_stages, fit_to, wake_trim
 
 # %% ../../nbs/evaluation/02_examples.ipynb #dc7099fe
-def night_table(dataset: Dataset,     # where the record lives
-                record: Record,
-                fs: FeatureSet        # what to compute
-               ) -> pd.DataFrame:     # one row an epoch: features, then `stage` (int8, negative = unscored)
+def night_table(
+    dataset: Dataset,  # where the record lives
+    record: Record,
+    fs: FeatureSet,  # what to compute
+) -> pd.DataFrame:  # one row an epoch: features, then `stage` (int8, negative = unscored)
     "Features and stages of a whole night, from the cache where they are."
+
     def compute():
         rec, hyp = dataset.read(record)
         hyp = fit_to(rec, hyp, record.name)
         table = fs.compute(rec)
-        if len(table) != len(hyp): raise InputError(f'{record.name}: {fs.name} gave {len(table)} epochs, the hypnogram has {len(hyp)}.')
+        if len(table) != len(hyp):
+            raise InputError(
+                f"{record.name}: {fs.name} gave {len(table)} epochs, the hypnogram has {len(hyp)}."
+            )
         return table.assign(stage=hyp.stages)
+
     return cached(fs.name, digest(dataset.fingerprint(record), fs.key()), compute) if fs.keep else compute()
 
 # %% ../../nbs/evaluation/02_examples.ipynb #07fb19eb
-def select(X: pd.DataFrame,          # (n_epochs, n_features) of one night, in order
-           stages: np.ndarray,       # (n_epochs,) codes, negative = unscored
-           meta: pd.DataFrame,       # (n_epochs,) rows with subject, record, index
-           trim_min: float | None,   # minutes of wake kept either side; None keeps all
-           classes: tuple
-          ) -> Examples:
+def select(
+    X: pd.DataFrame,  # (n_epochs, n_features) of one night, in order
+    stages: np.ndarray,  # (n_epochs,) codes, negative = unscored
+    meta: pd.DataFrame,  # (n_epochs,) rows with subject, record, index
+    trim_min: float | None,  # minutes of wake kept either side; None keeps all
+    classes: tuple,
+) -> Examples:
     "The epochs of one night that count."
-    inside = wake_trim(stages, trim_min, meta['index'].to_numpy()) if trim_min is not None else np.ones(len(stages), bool)
+    inside = (
+        wake_trim(stages, trim_min, meta["index"].to_numpy(), where=meta["record"].iloc[0])
+        if trim_min is not None
+        else np.ones(len(stages), bool)
+    )
     kept = inside & (stages >= 0)
-    excluded = {'outside the sleep window': int((~inside).sum()),
-                'unscored': int((inside & (stages == SleepStage.UNSCORED)).sum()),
-                'movement': int((inside & (stages == SleepStage.MOVEMENT)).sum())}
+    excluded = {
+        "outside the sleep window": int((~inside).sum()),
+        "unscored": int((inside & (stages == SleepStage.UNSCORED)).sum()),
+        "movement": int((inside & (stages == SleepStage.MOVEMENT)).sum()),
+    }
     return Examples(X[kept].reset_index(drop=True), stages[kept], classes, meta[kept], excluded)
 
 # %% ../../nbs/evaluation/02_examples.ipynb #a729f8e1
-def subject_examples(dataset: Dataset,
-                     subject: str,
-                     fs: FeatureSet,          # ignored by datasets that publish features
-                     trim_min: float | None,  # minutes
-                     one_class: bool = False  # whether a night with a single stage is accepted
-                    ) -> Examples:
+def subject_examples(
+    dataset: Dataset,
+    subject: str,
+    fs: FeatureSet,  # ignored by datasets that publish features
+    trim_min: float | None,  # minutes
+    one_class: bool = False,  # whether a night with a single stage is accepted
+) -> Examples:
     "All epochs of a subject that count."
-    if dataset.kind == 'features':
+    if dataset.kind == "features":
         ex = dataset.load(subject)
-        nights = [(r, ex.X.iloc[rows], ex.y[rows], ex.meta.iloc[rows]) for r, rows in ex.meta.groupby('record', sort=False).indices.items()]
+        nights = [
+            (r, ex.X.iloc[rows], ex.y[rows], ex.meta.iloc[rows])
+            for r, rows in ex.meta.groupby("record", sort=False).indices.items()
+        ]
     else:
         nights = []
         for r in (r for r in dataset.records() if r.subject == subject):
             table = night_table(dataset, r, fs)
             meta = pd.DataFrame(dict(subject=subject, record=r.name, index=np.arange(len(table))))
-            nights.append((r.name, table.drop(columns='stage'), table['stage'].to_numpy(), meta))
+            nights.append((r.name, table.drop(columns="stage"), table["stage"].to_numpy(), meta))
     parts = []
     for name, X, stages, meta in nights:
-        scored = set(stages[stages >= 0])
-        if len(scored) < 2 and not one_class:
-            found = dataset.classes[scored.pop()] if scored else 'unscored'
-            raise InputError(f'{name}: every scored epoch is {found}, so there is nothing to tell apart; check that the hypnogram belongs to this recording, or leave the record out.')
-        try: parts.append(select(X.reset_index(drop=True), stages, meta.reset_index(drop=True), trim_min, dataset.classes))
-        except InputError as e: raise InputError(f'{name}: {e}') from None
+        if not one_class:
+            check_stages(Hypnogram(stages), name)
+        parts.append(
+            select(X.reset_index(drop=True), stages, meta.reset_index(drop=True), trim_min, dataset.classes)
+        )
     return concat(parts)
 
 # %% ../../nbs/evaluation/02_examples.ipynb #2fa5aa43
 def chosen_subjects(dataset: Dataset, protocol: Protocol, limit: int = 0) -> list:
     "The subjects a protocol looks at; `limit` takes only the first few, for a quick look."
-    if not (people := dataset.subjects()): raise dataset.missing()
-    return people[:min(protocol.first_subjects or len(people), limit or len(people))]
+    if not (people := dataset.subjects()):
+        raise dataset.missing()
+    return people[: min(protocol.first_subjects or len(people), limit or len(people))]
 
-def dataset_examples(dataset: Dataset,
-                     fs: FeatureSet,
-                     protocol: Protocol,
-                     limit: int = 0,            # only so many subjects; 0 = all
-                     jobs: int = 1,             # processes
-                     progress=lambda done, total: None
-                    ) -> Examples:
+
+def dataset_examples(
+    dataset: Dataset,
+    fs: FeatureSet,
+    protocol: Protocol,
+    limit: int = 0,  # only so many subjects; 0 = all
+    jobs: int = 1,  # processes
+    progress=lambda done, total: None,
+) -> Examples:
     "All examples of a dataset under a protocol, its count checked."
     from joblib import Parallel, delayed
+
     people = chosen_subjects(dataset, protocol, limit)
     one_class = bool(protocol.train_on)
     work = (delayed(subject_examples)(dataset, s, fs, protocol.trim_min, one_class) for s in people)
     parts = []
     progress(0, len(people))
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='A worker stopped')  # joblib renews a worker that has grown; nothing is lost
-        for part in Parallel(n_jobs=min(jobs, len(people)), return_as='generator')(work):
-            parts.append(part); progress(len(parts), len(people))
+        warnings.filterwarnings(
+            "ignore", message="A worker stopped"
+        )  # joblib renews a worker that has grown; nothing is lost
+        for part in Parallel(n_jobs=min(jobs, len(people)), return_as="generator")(work):
+            parts.append(part)
+            progress(len(parts), len(people))
     ex = concat(parts)
-    if not limit: protocol.check(dataset.name, len(ex), ex.meta['record'].nunique())
+    if not limit:
+        protocol.check(dataset.name, len(ex), ex.meta["record"].nunique())
     return ex

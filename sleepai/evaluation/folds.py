@@ -17,12 +17,15 @@ from ..registry import protocols
 @dataclass(frozen=True)
 class Protocol:
     "Which epochs count and how subjects are split."
+
     name: str
     title: str
-    trim_min: float | None = 30.0   # minutes of wake kept either side of sleep, both ends included; None keeps all
-    n_folds: int = 0                # subject-wise folds; 0 leaves one subject out at a time
-    train_on: str = ''              # another dataset to train on; this one is then only tested
-    first_subjects: int = 0         # only this many subjects, in order; 0 takes all
+    trim_min: float | None = (
+        30.0  # minutes of wake kept either side of sleep, both ends included; None keeps all
+    )
+    n_folds: int = 0  # subject-wise folds; 0 leaves one subject out at a time
+    train_on: str = ""  # another dataset to train on; this one is then only tested
+    first_subjects: int = 0  # only this many subjects, in order; 0 takes all
     expected: dict = field(default_factory=dict, hash=False)  # dataset -> number of epochs that must result
 
     def describe(self):
@@ -33,33 +36,57 @@ class Protocol:
         "Refuse to go on when the published count does not come out."
         want = self.expected.get(dataset)
         if want and n_epochs != want:
-            raise InputError(f'protocol {self.name!r} on {dataset!r} must give {want:,} epochs, found {n_epochs:,} from {n_records} records; '
-                             f'fetch the missing nights, or choose another --protocol for a part of the data.')
+            raise InputError(
+                f"protocol {self.name!r} on {dataset!r} must give {want:,} epochs, found {n_epochs:,} from {n_records} records; "
+                f"fetch the missing nights, or choose another --protocol for a part of the data."
+            )
 
 # %% ../../nbs/evaluation/00_folds.ipynb #0623c25c
-for p in (Protocol('5-fold', '5 folds by subject, 30 min of wake either side', n_folds=5),
-          Protocol('10-fold', '10 folds by subject, 30 min of wake either side', n_folds=10),
-          Protocol('leave-one-subject-out', 'each subject tested once on all others, 30 min of wake either side'),
-          Protocol('trained-on-simulated', 'trained on simulated nights, tested on every epoch here', trim_min=None, train_on='simulated'),
-          Protocol('sleep-edf-20', 'the first 20 subjects (39 nights), leave one subject out, 30 min of wake either side',
-                   first_subjects=20, expected={'sleep-edf': 42_307}),
-          Protocol('sleep-edf-78', '78 subjects (153 nights), 10 folds by subject, 30 min of wake either side',
-                   n_folds=10, expected={'sleep-edf': 195_469})):
+for p in (
+    Protocol("5-fold", "5 folds by subject, 30 min of wake either side", n_folds=5),
+    Protocol("10-fold", "10 folds by subject, 30 min of wake either side", n_folds=10),
+    Protocol("leave-one-subject-out", "each subject tested once on all others, 30 min of wake either side"),
+    Protocol(
+        "trained-on-simulated",
+        "trained on simulated nights, tested on every epoch here",
+        trim_min=None,
+        train_on="simulated",
+    ),
+    Protocol(
+        "sleep-edf-20",
+        "the first 20 subjects (39 nights), leave one subject out, 30 min of wake either side",
+        first_subjects=20,
+        expected={"sleep-edf": 42_307},
+    ),
+    Protocol(
+        "sleep-edf-78",
+        "78 subjects (153 nights), 10 folds by subject, 30 min of wake either side",
+        n_folds=10,
+        expected={"sleep-edf": 195_469},
+    ),
+):
     protocols.add(p)
 
 # %% ../../nbs/evaluation/00_folds.ipynb #1336710a
-def make_folds(subjects: np.ndarray,  # (n_examples,) subject of every example
-               n_folds: int = 0,      # 0 = one a subject
-               seed: int = 0          # of the shuffle of subjects
-              ) -> list:              # of `Fold`
+def make_folds(
+    subjects: np.ndarray,  # (n_examples,) subject of every example
+    n_folds: int = 0,  # 0 = one a subject
+    seed: int = 0,  # of the shuffle of subjects
+) -> list:  # of `Fold`
     "Subject-wise folds in which every example is tested exactly once."
     from sklearn.model_selection import GroupKFold
+
     subjects = np.asarray(subjects).astype(str)
     people = sorted(set(subjects))
     if len(people) < 2:
-        raise InputError(f'found {len(people)} subject ({", ".join(people) or "none"}), and splitting by subject needs 2 or more; '
-                         f'add recordings of other people, or use --protocol trained-on-simulated.')
+        raise InputError(
+            f"found {len(people)} subject ({', '.join(people) or 'none'}), and splitting by subject needs 2 or more; "
+            f"add recordings of other people, or use --protocol trained-on-simulated."
+        )
     if not 0 < n_folds < len(people):
-        return [Fold(f'subject {s}', np.flatnonzero(subjects != s), np.flatnonzero(subjects == s), subjects) for s in people]
+        return [
+            Fold(f"subject {s}", np.flatnonzero(subjects != s), np.flatnonzero(subjects == s), subjects)
+            for s in people
+        ]
     split = GroupKFold(n_folds, shuffle=True, random_state=seed).split(subjects, groups=subjects)
-    return [Fold(f'fold-{k + 1}', train, test, subjects) for k, (train, test) in enumerate(split)]
+    return [Fold(f"fold-{k + 1}", train, test, subjects) for k, (train, test) in enumerate(split)]

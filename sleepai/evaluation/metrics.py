@@ -17,11 +17,12 @@ from ..core import SCORE_COLUMNS, Predictions, Scores
 from ..registry import metrics
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #19f110aa
-def confusion(y_true: np.ndarray,    # (n,) class indices
-              y_pred: np.ndarray,    # (n,)
-              n_classes: int,
-              groups: np.ndarray | None = None  # (n,) group indices 0..G-1; None = one group
-             ) -> np.ndarray:        # (G, K, K) counts, rows true, columns predicted
+def confusion(
+    y_true: np.ndarray,  # (n,) class indices
+    y_pred: np.ndarray,  # (n,)
+    n_classes: int,
+    groups: np.ndarray | None = None,  # (n,) group indices 0..G-1; None = one group
+) -> np.ndarray:  # (G, K, K) counts, rows true, columns predicted
     "Confusion matrix of each group."
     g = np.zeros(len(y_true), int) if groups is None else groups
     K, G = n_classes, int(g.max()) + 1 if len(g) else 1
@@ -32,16 +33,21 @@ def _ratio(a, b):
     "a / b with NaN where b is 0."
     return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=np.asarray(b) != 0)
 
-def _parts(C): return np.diagonal(C, axis1=-2, axis2=-1).astype(float), C.sum(-1).astype(float), C.sum(-2).astype(float)
+
+def _parts(C):
+    return np.diagonal(C, axis1=-2, axis2=-1).astype(float), C.sum(-1).astype(float), C.sum(-2).astype(float)
+
 
 def _nanmean(x):
     known = ~np.isnan(x)
     return _ratio(np.where(known, x, 0).sum(-1), known.sum(-1))
 
+
 def accuracy(C):
     "Share of examples on the diagonal."
     hit, true, _ = _parts(C)
     return _ratio(hit.sum(-1), true.sum(-1))
+
 
 def kappa(C):
     "Cohen's kappa (Cohen 1960): agreement beyond chance."
@@ -50,28 +56,34 @@ def kappa(C):
     chance = _ratio((true * pred).sum(-1), n)
     return _ratio(hit.sum(-1) - chance, n - chance)
 
+# %% ../../nbs/evaluation/01_metrics.ipynb #c133398f
 def sensitivity(C):
     "Of the examples of a class, the share found (recall), per class."
     hit, true, _ = _parts(C)
     return _ratio(hit, true)
+
 
 def ppv(C):
     "Of the examples called a class, the share that are (precision), per class."
     hit, _, pred = _parts(C)
     return _ratio(hit, pred)
 
+
 def f1(C):
     "Harmonic mean of sensitivity and ppv, per class."
     hit, true, pred = _parts(C)
     return _ratio(2 * hit, true + pred)
 
+
 def balanced_accuracy(C):
     "Mean sensitivity over the classes that occur."
     return _nanmean(sensitivity(C))
 
+
 def macro_f1(C):
     "Mean F1 over the classes that occur or were called."
     return _nanmean(f1(C))
+
 
 def mcc(C):
     "Matthews correlation for many classes (Gorodkin 2004)."
@@ -86,38 +98,49 @@ def log_loss(y, p):
     eps = np.finfo(float).eps
     return -np.log(np.clip(p[np.arange(len(y)), y], eps, 1 - eps))
 
+
 def brier(y, p):
     "Squared distance between the probabilities and the truth, summed over classes, per example: 0 to 2."
-    return ((p - np.eye(p.shape[1])[y])**2).sum(1)
+    return ((p - np.eye(p.shape[1])[y]) ** 2).sum(1)
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #a0a03224
 @dataclass(frozen=True)
 class Metric:
     "A pure function with its direction."
+
     name: str
     title: str
-    fn: Callable            # of a confusion matrix (..., K, K), or of (y, p) per example
-    better: str = 'higher'  # or 'lower'
-    of: str = 'confusion'   # 'confusion', 'class' (one value a class) or 'probability'
+    fn: Callable  # of a confusion matrix (..., K, K), or of (y, p) per example
+    better: str = "higher"  # or 'lower'
+    of: str = "confusion"  # 'confusion', 'class' (one value a class) or 'probability'
 
-for m in (Metric('kappa', "Cohen's kappa", kappa), Metric('accuracy', 'accuracy', accuracy), Metric('macro_f1', 'macro-F1', macro_f1),
-          Metric('balanced_accuracy', 'balanced accuracy', balanced_accuracy),
-          Metric('mcc', 'Matthews correlation', mcc),
-          Metric('log_loss', 'log-loss (nats)', log_loss, 'lower', 'probability'),
-          Metric('brier', 'Brier score', brier, 'lower', 'probability'),
-          Metric('f1', 'F1', f1, of='class'), Metric('sensitivity', 'sensitivity', sensitivity, of='class'),
-          Metric('ppv', 'positive predictive value', ppv, of='class')):
+
+for m in (
+    Metric("kappa", "Cohen's kappa", kappa),
+    Metric("accuracy", "accuracy", accuracy),
+    Metric("macro_f1", "macro-F1", macro_f1),
+    Metric("balanced_accuracy", "balanced accuracy", balanced_accuracy),
+    Metric("mcc", "Matthews correlation", mcc),
+    Metric("log_loss", "log-loss (nats)", log_loss, "lower", "probability"),
+    Metric("brier", "Brier score", brier, "lower", "probability"),
+    Metric("f1", "F1", f1, of="class"),
+    Metric("sensitivity", "sensitivity", sensitivity, of="class"),
+    Metric("ppv", "positive predictive value", ppv, of="class"),
+):
     metrics.add(m)
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #bf69eefd
 N_BOOT, BOOT_SEED = 2000, 20
 
-def resamples(n_subjects: int,         # subjects in sorted order
-              n_boot: int = N_BOOT,    # draws
-              seed: int = BOOT_SEED
-             ) -> np.ndarray:          # (n_boot, n_subjects) how often each is drawn
+
+def resamples(
+    n_subjects: int,  # subjects in sorted order
+    n_boot: int = N_BOOT,  # draws
+    seed: int = BOOT_SEED,
+) -> np.ndarray:  # (n_boot, n_subjects) how often each is drawn
     "How often each subject is in each draw."
     return np.random.default_rng(seed).multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), n_boot)
+
 
 def _interval(values):
     "2.5th and 97.5th percentile over draws in which the metric is defined."
@@ -128,26 +151,33 @@ def _interval(values):
 # %% ../../nbs/evaluation/01_metrics.ipynb #aa4024a3
 def _values(metric, C, sums):
     "The metric on confusion matrices (..., K, K) or on per-example sums (..., 1 + n): column 0 counts."
-    if metric.of != 'probability': return np.asarray(metric.fn(C), float)
+    if metric.of != "probability":
+        return np.asarray(metric.fn(C), float)
     return _ratio(sums[metric.name][..., 1], sums[metric.name][..., 0])
+
 
 def score(pred: Predictions) -> Scores:
     "Every registered metric, pooled with its interval and per subject."
     names, who = np.unique(pred.subjects, return_inverse=True)
     C = confusion(pred.y_true, pred.y_pred, len(pred.classes), who)
-    sums = {m.name: np.stack([np.bincount(who), np.bincount(who, m.fn(pred.y_true, pred.proba))], 1)
-            for m in metrics if m.of == 'probability'}
+    sums = {
+        m.name: np.stack([np.bincount(who), np.bincount(who, m.fn(pred.y_true, pred.proba))], 1)
+        for m in metrics
+        if m.of == "probability"
+    }
     W = resamples(len(names)) if len(names) > 1 else np.zeros((0, len(names)), int)
-    drawn = np.einsum('bs,sij->bij', W, C), {k: W @ v for k, v in sums.items()}
+    drawn = np.einsum("bs,sij->bij", W, C), {k: W @ v for k, v in sums.items()}
     rows = []
     for m in metrics:
         pooled = np.atleast_1d(_values(m, C.sum(0), {k: v.sum(0) for k, v in sums.items()}))
         boot, each = _values(m, *drawn), _values(m, C, sums)
         boot, each = boot.reshape(len(boot), -1), each.reshape(len(each), -1)
         for k, value in enumerate(pooled):
-            c = pred.classes[k] if m.of == 'class' else ''
-            rows.append(('pooled', m.name, c, float(value), *_interval(boot[:, k])))
+            c = pred.classes[k] if m.of == "class" else ""
+            rows.append(("pooled", m.name, c, float(value), *_interval(boot[:, k])))
             rows += [(n, m.name, c, float(v), np.nan, np.nan) for n, v in zip(names, each[:, k], strict=True)]
     frame = pd.DataFrame(rows, columns=SCORE_COLUMNS[3:])
-    frame.insert(0, 'study', pred.study); frame.insert(1, 'dataset', pred.dataset); frame.insert(2, 'model', pred.model)
+    frame.insert(0, "study", pred.study)
+    frame.insert(1, "dataset", pred.dataset)
+    frame.insert(2, "model", pred.model)
     return Scores(frame)

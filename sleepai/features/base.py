@@ -15,23 +15,26 @@ from ..data import code_digest, digest
 @dataclass(frozen=True)
 class FeatureSet:
     "A named function `Recording -> DataFrame` with one row an epoch."
-    name: str              # 'seed16'
-    title: str             # what a report calls it
-    compute: Callable      # Recording -> DataFrame (n_epochs, n_features), columns `channel__feature__window`
+
+    name: str  # 'seed16'
+    title: str  # what a report calls it
+    compute: Callable  # Recording -> DataFrame (n_epochs, n_features), columns `channel__feature__window`
     epoch_s: float = 30.0  # epoch length, s
-    keep: bool = True      # whether tables go to the cache; raw samples are cheaper to cut again than to store
-    uses: tuple = ()       # modules whose code the result also depends on
+    keep: bool = True  # whether tables go to the cache; raw samples are cheaper to cut again than to store
+    uses: tuple = ()  # modules whose code the result also depends on
 
     def key(self) -> str:
         "Digest of the code that computes it; a cached table is only found by the code that made it."
         return digest(self.name, self.epoch_s, code_digest(self.compute.__module__, *self.uses))
 
-    def __repr__(self): return f'FeatureSet({self.name}: {self.title})'
+    def __repr__(self):
+        return f"FeatureSet({self.name}: {self.title})"
 
 # %% ../../nbs/features/00_base.ipynb #baa53f00
-def column(channel: str,    # role: 'eeg', 'eog', 'emg'
-           feature: str,    # 'delta'
-           window_s: float  # length of the signal it looks at, s
-          ) -> str:
+def column(
+    channel: str,  # role: 'eeg', 'eog', 'emg'
+    feature: str,  # 'delta'
+    window_s: float,  # length of the signal it looks at, s
+) -> str:
     "One column name."
-    return f'{channel}__{feature}__{window_s:g}s'
+    return f"{channel}__{feature}__{window_s:g}s"

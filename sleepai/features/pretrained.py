@@ -16,26 +16,41 @@ from ..preprocessing.signals import check_signal, choose, resample
 from ..registry import features
 
 # %% ../../nbs/features/04_pretrained.ipynb #b6a2e60f
-CENTRAL = ('C4-M1', 'C3-M2', 'C4-A1', 'C3-A2', 'C3-A1', 'CZ-A1', 'EEG Fpz-Cz', 'Fpz-Cz')
+CENTRAL = ("C4-M1", "C3-M2", "C4-A1", "C3-A2", "C3-A1", "CZ-A1", "EEG Fpz-Cz", "Fpz-Cz")
 
-def yasa_hypnodensity(recording: Recording  # one night of at least five minutes
-                     ) -> pd.DataFrame:     # (n_epochs, 5), probability of W N1 N2 N3 R
+
+def yasa_hypnodensity(
+    recording: Recording,  # one night of at least five minutes
+) -> pd.DataFrame:  # (n_epochs, 5), probability of W N1 N2 N3 R
     "Stage probabilities of yasa's stager, off the shelf."
     import mne
     import yasa
+
     if recording.duration_s < 300:
-        raise InputError(f'{recording.record}: yasa needs at least 5 minutes, found {recording.duration_s / 60:.1f}; leave the record out.')
-    kinds = [k for k in ('eeg', 'eog', 'emg') if k == 'eeg' or k in recording.ch_types]
-    names = {k: choose(recording, k, CENTRAL if k == 'eeg' else ()) for k in kinds}
+        raise InputError(
+            f"{recording.record}: yasa needs at least 5 minutes, found {recording.duration_s / 60:.1f}; leave the record out."
+        )
+    kinds = [k for k in ("eeg", "eog", "emg") if k == "eeg" or k in recording.ch_types]
+    names = {k: choose(recording, k, CENTRAL if k == "eeg" else ()) for k in kinds}
     rec = recording.pick(list(names.values()))
-    for name in names.values(): check_signal(rec, name, rec.record)
+    for name in names.values():
+        check_signal(rec, name, rec.record)
     rec = resample(rec, 100.0) if rec.sfreq < 80 else rec
-    raw = mne.io.RawArray(rec.signals.astype(float) * 1e-6, mne.create_info(list(rec.ch_names), rec.sfreq, 'eeg'), verbose='ERROR')
-    stager = yasa.SleepStaging(raw, **{f'{k}_name': n for k, n in names.items()})
-    with warnings.catch_warnings():  # its label encoder was saved by an older scikit-learn and only holds the stage names
-        warnings.filterwarnings('ignore', message='Trying to unpickle', category=UserWarning)
+    raw = mne.io.RawArray(
+        rec.signals.astype(float) * 1e-6,
+        mne.create_info(list(rec.ch_names), rec.sfreq, "eeg"),
+        verbose="ERROR",
+    )
+    stager = yasa.SleepStaging(raw, **{f"{k}_name": n for k, n in names.items()})
+    with (
+        warnings.catch_warnings()
+    ):  # its label encoder was saved by an older scikit-learn and only holds the stage names
+        warnings.filterwarnings("ignore", message="Trying to unpickle", category=UserWarning)
         hypnogram = stager.predict()
-    density = hypnogram.proba.rename(columns={'WAKE': 'W', 'REM': 'R'})
+    density = hypnogram.proba.rename(columns={"WAKE": "W", "REM": "R"})
     return density[list(STAGES)].reset_index(drop=True)
 
-features.add(FeatureSet('yasa-hypnodensity', "the stage probabilities of yasa's pretrained stager", yasa_hypnodensity))
+
+features.add(
+    FeatureSet("yasa-hypnodensity", "the stage probabilities of yasa's pretrained stager", yasa_hypnodensity)
+)

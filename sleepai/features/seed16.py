@@ -16,42 +16,78 @@ from ..preprocessing.signals import bandpass, check_signal, choose, epochs, resa
 from ..registry import features
 
 # %% ../../nbs/features/03_seed16.ipynb #5086bd75
-SEED16 = ('mean', 'std', 'min', 'max', 'q1', 'q3', 'skewness', 'kurtosis',
-          'delta', 'theta', 'alpha', 'beta', 'gamma', 'delta_ratio', 'theta_ratio', 'alpha_ratio')
-PREFERRED = ('EEG Fpz-Cz', 'Fpz-Cz')   # Sleep-EDF's frontal derivation; else the recording's first EEG channel
+SEED16 = (
+    "mean",
+    "std",
+    "min",
+    "max",
+    "q1",
+    "q3",
+    "skewness",
+    "kurtosis",
+    "delta",
+    "theta",
+    "alpha",
+    "beta",
+    "gamma",
+    "delta_ratio",
+    "theta_ratio",
+    "alpha_ratio",
+)
+PREFERRED = ("EEG Fpz-Cz", "Fpz-Cz")  # Sleep-EDF's frontal derivation; else the recording's first EEG channel
 
-def prepared(recording: Recording,  # one night
-             sfreq: float = 100.0   # rate to work at, Hz
-            ) -> Recording:         # one channel
+
+def prepared(
+    recording: Recording,  # one night
+    sfreq: float = 100.0,  # rate to work at, Hz
+) -> Recording:  # one channel
     "The EEG channel to look at, checked, filtered 0.3-35 Hz and resampled."
-    name = choose(recording, 'eeg', PREFERRED)
+    name = choose(recording, "eeg", PREFERRED)
     one = recording.pick([name])
     check_signal(one, name, one.record)
     high = 35 if one.sfreq > 2 * 35 else None
-    filtered = Recording(bandpass(one.signals, one.sfreq, 0.3, high), one.sfreq, one.ch_names, one.ch_types, one.subject, one.night, one.record)
+    filtered = Recording(
+        bandpass(one.signals, one.sfreq, 0.3, high),
+        one.sfreq,
+        one.ch_names,
+        one.ch_types,
+        one.subject,
+        one.night,
+        one.record,
+    )
     return resample(filtered, sfreq)
 
 # %% ../../nbs/features/03_seed16.ipynb #2147b720
-def seed16(recording: Recording,    # one night
-           epoch_s: float = 30.0    # s
-          ) -> pd.DataFrame:        # (n_epochs, 16)
+def seed16(
+    recording: Recording,  # one night
+    epoch_s: float = 30.0,  # s
+) -> pd.DataFrame:  # (n_epochs, 16)
     "The sixteen features of every epoch of a night, all epochs at once."
     one = prepared(recording)
     x = epochs(one, one.ch_names[0], epoch_s)
     powers = band_powers(*spectrum(x, one.sfreq), nyquist=recording.sfreq / 2)
     table = pd.concat([temporal(x), powers, power_ratios(powers)], axis=1)[list(SEED16)]
-    return table.rename(columns=lambda c: column('eeg', c, epoch_s))
+    return table.rename(columns=lambda c: column("eeg", c, epoch_s))
 
-features.add(FeatureSet('seed16', 'the sixteen features of one EEG channel', seed16,
-                        uses=('sleepai.features.temporal', 'sleepai.features.spectral', 'sleepai.preprocessing.signals')))
+
+features.add(
+    FeatureSet(
+        "seed16",
+        "the sixteen features of one EEG channel",
+        seed16,
+        uses=("sleepai.features.temporal", "sleepai.features.spectral", "sleepai.preprocessing.signals"),
+    )
+)
 
 # %% ../../nbs/features/03_seed16.ipynb #ecc3db72
-def raw_samples(recording: Recording,   # one night
-                epoch_s: float = 30.0   # s
-               ) -> pd.DataFrame:       # (n_epochs, 3000) float32, microvolts
+def raw_samples(
+    recording: Recording,  # one night
+    epoch_s: float = 30.0,  # s
+) -> pd.DataFrame:  # (n_epochs, 3000) float32, microvolts
     "The filtered samples of one EEG channel at 100 Hz, one column a sample."
     one = prepared(recording)
     x = epochs(one, one.ch_names[0], epoch_s)
-    return pd.DataFrame(x, columns=[column('eeg', f's{i:04d}', epoch_s) for i in range(x.shape[1])])
+    return pd.DataFrame(x, columns=[column("eeg", f"s{i:04d}", epoch_s) for i in range(x.shape[1])])
 
-features.add(FeatureSet('raw-samples', 'the 3,000 raw samples of one EEG channel', raw_samples, keep=False))
+
+features.add(FeatureSet("raw-samples", "the 3,000 raw samples of one EEG channel", raw_samples, keep=False))

@@ -12,32 +12,40 @@ import pandas as pd
 # %% ../../nbs/features/02_spectral.ipynb #d4fc58f9
 BANDS = dict(delta=(0.5, 4), theta=(4, 8), alpha=(8, 13), beta=(13, 30), gamma=(30, 35))  # Hz
 
-def spectrum(x: np.ndarray,     # (n_epochs, n_samples), microvolts
-             sfreq: float,      # Hz
-             piece_s: float = 4 # length of the averaged pieces, s
-            ) -> tuple:         # frequencies (n_freqs,) in Hz; power density (n_epochs, n_freqs) in uV^2/Hz
+
+def spectrum(
+    x: np.ndarray,  # (n_epochs, n_samples), microvolts
+    sfreq: float,  # Hz
+    piece_s: float = 4,  # length of the averaged pieces, s
+) -> tuple:  # frequencies (n_freqs,) in Hz; power density (n_epochs, n_freqs) in uV^2/Hz
     "Welch's power spectral density of every epoch."
     from scipy.signal import welch
+
     return welch(x, sfreq, nperseg=min(int(piece_s * sfreq), x.shape[1]), axis=1)
 
 # %% ../../nbs/features/02_spectral.ipynb #f8960cf6
-def band_powers(freqs: np.ndarray,  # (n_freqs,), Hz
-                psd: np.ndarray,    # (n_epochs, n_freqs), uV^2/Hz
-                nyquist: float,     # half the rate the signal was recorded at, Hz
-                bands: dict = BANDS # name -> (low, high), Hz
-               ) -> pd.DataFrame:   # (n_epochs, n_bands), uV^2
+def band_powers(
+    freqs: np.ndarray,  # (n_freqs,), Hz
+    psd: np.ndarray,  # (n_epochs, n_freqs), uV^2/Hz
+    nyquist: float,  # half the rate the signal was recorded at, Hz
+    bands: dict = BANDS,  # name -> (low, high), Hz
+) -> pd.DataFrame:  # (n_epochs, n_bands), uV^2
     "Power in each band; NaN where the recording could not hold the band at all."
     from scipy.integrate import trapezoid
+
     powers = {}
     for name, (low, high) in bands.items():
         inside = (freqs >= low) & (freqs <= high)
-        powers[name] = trapezoid(psd[:, inside], freqs[inside], axis=1) if low < nyquist else np.full(len(psd), np.nan)
+        powers[name] = (
+            trapezoid(psd[:, inside], freqs[inside], axis=1) if low < nyquist else np.full(len(psd), np.nan)
+        )
     return pd.DataFrame(powers)
 
 # %% ../../nbs/features/02_spectral.ipynb #bdf139bf
-def power_ratios(powers: pd.DataFrame  # (n_epochs, n_bands), uV^2
-                ) -> pd.DataFrame:     # (n_epochs, 3), 0..1
+def power_ratios(
+    powers: pd.DataFrame,  # (n_epochs, n_bands), uV^2
+) -> pd.DataFrame:  # (n_epochs, 3), 0..1
     "Delta, theta and alpha power as shares of the power in all bands; 0 for an epoch without power."
     total = powers.sum(axis=1)
-    shares = powers[['delta', 'theta', 'alpha']].div(total.where(total > 0, 1), axis=0)
-    return shares.add_suffix('_ratio')
+    shares = powers[["delta", "theta", "alpha"]].div(total.where(total > 0, 1), axis=0)
+    return shares.add_suffix("_ratio")

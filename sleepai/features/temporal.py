@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 # %% ../../nbs/features/01_temporal.ipynb #cad5e2fc
-def temporal(x: np.ndarray  # (n_epochs, n_samples), microvolts
-            ) -> pd.DataFrame:  # (n_epochs, 8)
+def temporal(
+    x: np.ndarray,  # (n_epochs, n_samples), microvolts
+) -> pd.DataFrame:  # (n_epochs, 8)
     "Mean, std, min, max, q1, q3 in microvolts; skewness and (excess) kurtosis without unit, 0 for a flat epoch."
     x = np.asarray(x, float)
     mean, q1, q3 = x.mean(1), *np.percentile(x, (25, 75), axis=1)
@@ -19,5 +20,15 @@ def temporal(x: np.ndarray  # (n_epochs, n_samples), microvolts
     m2, m3, m4 = (np.mean(d**k, axis=1) for k in (2, 3, 4))
     flat = m2 <= 1e-12
     safe = np.where(flat, 1, m2)
-    return pd.DataFrame(dict(mean=mean, std=np.sqrt(m2), min=x.min(1), max=x.max(1), q1=q1, q3=q3,
-                             skewness=np.where(flat, 0, m3 / safe**1.5), kurtosis=np.where(flat, 0, m4 / safe**2 - 3)))
+    return pd.DataFrame(
+        dict(
+            mean=mean,
+            std=np.sqrt(m2),
+            min=x.min(1),
+            max=x.max(1),
+            q1=q1,
+            q3=q3,
+            skewness=np.where(flat, 0, m3 / safe**1.5),
+            kurtosis=np.where(flat, 0, m4 / safe**2 - 3),
+        )
+    )

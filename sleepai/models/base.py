@@ -16,28 +16,35 @@ import numpy as np
 @dataclass(frozen=True)
 class Model:
     "A named factory of estimators."
-    name: str                   # 'forest'
-    title: str                  # what a report calls it
-    build: Callable             # (seed, jobs) -> estimator with fit and predict_proba
-    needs: str = 'features'     # 'features': any table; 'signals': recordings
-    features: str = 'seed16'    # feature set computed from a recording
-    fitted: bool = True         # False for a pretrained model that learns nothing here
-    note: str = ''              # a sentence for the report
 
-    def __repr__(self): return f'Model({self.name}: {self.title}, needs {self.needs})'
+    name: str  # 'forest'
+    title: str  # what a report calls it
+    build: Callable  # (seed, jobs) -> estimator with fit and predict_proba
+    needs: str = "features"  # 'features': any table; 'signals': recordings
+    features: str = "seed16"  # feature set computed from a recording
+    fitted: bool = True  # False for a pretrained model that learns nothing here
+    note: str = ""  # a sentence for the report
+
+    def __repr__(self):
+        return f"Model({self.name}: {self.title}, needs {self.needs})"
 
 # %% ../../nbs/models/00_base.ipynb #fe96064a
-def fit(estimator,               # anything scikit-learn would call a classifier
-        X, y: np.ndarray,        # training rows and their classes
-        subjects: np.ndarray):   # (n,) subject of every row
+def fit(
+    estimator,  # anything scikit-learn would call a classifier
+    X,
+    y: np.ndarray,  # training rows and their classes
+    subjects: np.ndarray,
+):  # (n,) subject of every row
     "Fit, handing over the subjects where the estimator can use them."
     takes = inspect.signature(estimator.fit).parameters
-    return estimator.fit(X, y, groups=subjects) if 'groups' in takes else estimator.fit(X, y)
+    return estimator.fit(X, y, groups=subjects) if "groups" in takes else estimator.fit(X, y)
 
-def probabilities(estimator,      # fitted
-                  X,              # (n, ...) rows
-                  n_classes: int  # of the study
-                 ) -> np.ndarray: # (n, n_classes), rows add up to 1
+
+def probabilities(
+    estimator,  # fitted
+    X,  # (n, ...) rows
+    n_classes: int,  # of the study
+) -> np.ndarray:  # (n, n_classes), rows add up to 1
     "`predict_proba` spread over all classes of the study; a class never seen in training gets 0."
     p = np.zeros((len(X), n_classes))
     p[:, np.asarray(estimator.classes_, int)] = estimator.predict_proba(X)

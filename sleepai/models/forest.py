@@ -15,24 +15,31 @@ from ..registry import models
 # %% ../../nbs/models/02_forest.ipynb #c26f373e
 class TunedBySubject(ClassifierMixin, BaseEstimator):
     "Grid search whose inner folds keep subjects whole; with fewer than two training subjects it fits untuned."
+
     def __init__(self, estimator, grid, n_folds=3):
         self.estimator, self.grid, self.n_folds = estimator, grid, n_folds
 
     def fit(self, X, y, groups):
         from sklearn.metrics import cohen_kappa_score, make_scorer
         from sklearn.model_selection import GridSearchCV, GroupKFold
+
         k = min(self.n_folds, len(set(groups)))
-        if k < 2: self.best_, self.best_params_ = clone(self.estimator).fit(X, y), {}
+        if k < 2:
+            self.best_, self.best_params_ = clone(self.estimator).fit(X, y), {}
         else:
-            search = GridSearchCV(self.estimator, self.grid, scoring=make_scorer(cohen_kappa_score), cv=GroupKFold(k))
+            search = GridSearchCV(
+                self.estimator, self.grid, scoring=make_scorer(cohen_kappa_score), cv=GroupKFold(k)
+            )
             search.fit(X, y, groups=groups)
             self.best_, self.best_params_ = search.best_estimator_, search.best_params_
         self.classes_ = self.best_.classes_
         return self
 
-    def predict_proba(self, X): return self.best_.predict_proba(X)
+    def predict_proba(self, X):
+        return self.best_.predict_proba(X)
 
-    def predict(self, X): return self.classes_[self.predict_proba(X).argmax(1)]
+    def predict(self, X):
+        return self.classes_[self.predict_proba(X).argmax(1)]
 
 # %% ../../nbs/models/02_forest.ipynb #ceb43edb
 def pipeline(seed: int, jobs: int, n_trees: int, **kw):  # kw: further arguments of the forest
@@ -41,23 +48,47 @@ def pipeline(seed: int, jobs: int, n_trees: int, **kw):  # kw: further arguments
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    return make_pipeline(SimpleImputer(strategy='median', keep_empty_features=True), StandardScaler(),
-                         RandomForestClassifier(n_trees, max_samples=0.5, random_state=seed, n_jobs=jobs, **kw))
 
-def forest(seed: int = 0,  # of the forest
-           jobs: int = 1): # processor cores
+    return make_pipeline(
+        SimpleImputer(strategy="median", keep_empty_features=True),
+        StandardScaler(),
+        RandomForestClassifier(n_trees, max_samples=0.5, random_state=seed, n_jobs=jobs, **kw),
+    )
+
+
+def forest(
+    seed: int = 0,  # of the forest
+    jobs: int = 1,
+):  # processor cores
     "Random forest tuned over its leaf size by subject-wise inner cross-validation."
-    return TunedBySubject(pipeline(seed, jobs, 100, class_weight='balanced_subsample'),
-                          {'randomforestclassifier__min_samples_leaf': [4, 16]})
+    return TunedBySubject(
+        pipeline(seed, jobs, 100, class_weight="balanced_subsample"),
+        {"randomforestclassifier__min_samples_leaf": [4, 16]},
+    )
 
-models.add(Model('forest', 'random forest, tuned by subject', forest))
+
+models.add(Model("forest", "random forest, tuned by subject", forest))
 
 # %% ../../nbs/models/02_forest.ipynb #b5455845
-def raw_forest(seed: int = 0,  # of the forest
-               jobs: int = 1): # processor cores
+def raw_forest(
+    seed: int = 0,  # of the forest
+    jobs: int = 1,
+):  # processor cores
     "A random forest that sees the 3,000 samples of an epoch and nothing else."
     from sklearn.ensemble import RandomForestClassifier
-    return RandomForestClassifier(40, min_samples_leaf=5, max_features=30, max_samples=0.5, random_state=seed, n_jobs=jobs)
 
-models.add(Model('raw-forest', 'random forest on raw samples', raw_forest, needs='signals', features='raw-samples',
-                 note='Sees 3,000 samples an epoch, without any idea of frequency.'))
+    return RandomForestClassifier(
+        40, min_samples_leaf=5, max_features=30, max_samples=0.5, random_state=seed, n_jobs=jobs
+    )
+
+
+models.add(
+    Model(
+        "raw-forest",
+        "random forest on raw samples",
+        raw_forest,
+        needs="signals",
+        features="raw-samples",
+        note="Sees 3,000 samples an epoch, without any idea of frequency.",
+    )
+)

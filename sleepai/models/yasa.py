@@ -15,13 +15,26 @@ from ..registry import models
 # %% ../../nbs/models/03_yasa.ipynb #9f3c16e9
 class Believe(ClassifierMixin, BaseEstimator):
     "Takes the columns of X as the probabilities of classes 0, 1, 2, ...; learns nothing."
+
     def fit(self, X, y):
         self.classes_ = np.arange(np.shape(X)[1])
         return self
 
-    def predict_proba(self, X): return np.asarray(X, float)
+    def predict_proba(self, X):
+        return np.asarray(X, float)
 
-    def predict(self, X): return self.predict_proba(X).argmax(1)
+    def predict(self, X):
+        return self.predict_proba(X).argmax(1)
 
-models.add(Model('yasa', 'yasa, pretrained, off the shelf', lambda seed=0, jobs=1: Believe(), needs='signals',
-                 features='yasa-hypnodensity', fitted=False, note='Pretrained on thousands of nights of other studies; nothing is fitted here.'))
+
+models.add(
+    Model(
+        "yasa",
+        "yasa, pretrained, off the shelf",
+        lambda seed=0, jobs=1: Believe(),
+        needs="signals",
+        features="yasa-hypnodensity",
+        fitted=False,
+        note="Pretrained on thousands of nights of other studies; nothing is fitted here.",
+    )
+)

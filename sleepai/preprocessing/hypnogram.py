@@ -8,6 +8,7 @@ __all__ = ['VOCABULARIES', 'vocabulary_words', 'stage_code', 'stage_codes', 'res
 
 # %% ../../nbs/preprocessing/00_hypnogram.ipynb #5b9e5b91
 import difflib
+import io
 import re
 from pathlib import Path
 
@@ -16,114 +17,174 @@ import pandas as pd
 
 from ..core import Hypnogram, InputError, Recording, SleepStage
 from ..data import shown
+from .edf import check_edf, open_edf
 
 # %% ../../nbs/preprocessing/00_hypnogram.ipynb #65a533a6
-_NAMES = {SleepStage.W: 'w wk wake awake wakefulness s0',
-          SleepStage.N1: 'n1 s1', SleepStage.N2: 'n2 s2', SleepStage.N3: 'n3 n4 s3 s4 sws slowwave',
-          SleepStage.R: 'r rem s5',
-          SleepStage.MOVEMENT: 'm mt mvt movement movementtime bodymovement art artefact artifact',
-          SleepStage.UNSCORED: '? unscored notscored noscore unknown undefined unsure uns'}
+_NAMES = {
+    SleepStage.W: "w wk wake awake wakefulness s0",
+    SleepStage.N1: "n1 s1",
+    SleepStage.N2: "n2 s2",
+    SleepStage.N3: "n3 n4 s3 s4 sws slowwave",
+    SleepStage.R: "r rem s5",
+    SleepStage.MOVEMENT: "m mt mvt movement movementtime bodymovement art artefact artifact",
+    SleepStage.UNSCORED: "? unscored notscored noscore unknown undefined unsure uns",
+}
 _BY_NAME = {word: stage for stage, words in _NAMES.items() for word in words.split()}
 
-def _key(label):  # ('n2', whether it is a bare number): the label without the words around the stage
-    s = str(label).split('@@')[0].split('|')[0].replace('\x00', '').strip().lower()
-    if re.fullmatch(r'[+-]?\d+(\.0*)?', s): return str(int(float(s))), True
-    bare = re.sub(r'sleep|stage|[\s_\-:.,()\[\]"\']', '', s)
-    bare = re.sub(r'^n(?:on)?rem(?=\d)', 'n', bare)
-    return ('s' if re.fullmatch(r'[0-5]', bare) else '') + bare, False
+
+def _key(label):
+    "('n2', whether it is a bare number): the label without the words around the stage."
+    s = str(label).split("@@")[0].split("|")[0].replace("\x00", "").strip().lower()
+    if re.fullmatch(r"[+-]?\d+(\.0*)?", s):
+        return str(int(float(s))), True
+    bare = re.sub(r'sleep|stage|[\s_\-:.,()\[\]"\']', "", s)
+    bare = re.sub(r"^n(?:on)?rem(?=\d)", "n", bare)
+    return ("s" if re.fullmatch(r"[0-5]", bare) else "") + bare, False
 
 # %% ../../nbs/preprocessing/00_hypnogram.ipynb #b808f848
-def _numbered(W, one, two, three, four, R, movement=(), unscored=()):
-    pairs = ((W, SleepStage.W), (one, SleepStage.N1), (two, SleepStage.N2), (three, SleepStage.N3), (four, SleepStage.N3),
-             (R, SleepStage.R), *((m, SleepStage.MOVEMENT) for m in movement), *((u, SleepStage.UNSCORED) for u in unscored))
-    return {str(number): stage for number, stage in pairs if number is not None}
+_READ_AS = (SleepStage.W, SleepStage.N1, SleepStage.N2, SleepStage.N3, SleepStage.N3, SleepStage.R)
 
-VOCABULARIES = dict(aasm=_numbered(0, 1, 2, 3, None, 4, movement=[-2], unscored=[-1]),
-                    rk=_numbered(0, 1, 2, 3, 4, 5, movement=[6], unscored=[9, -1]),
-                    compumedics=_numbered(0, 1, 2, 3, 4, 5, movement=[6], unscored=[9, -1]),
-                    dreams=_numbered(5, 3, 2, 1, 0, 4, movement=[-1], unscored=[-2, -3]))
 
-def vocabulary_words(vocabulary: str  # 'auto', a name in `VOCABULARIES`, or a dict label -> stage
-                    ) -> tuple:       # (numbers, words), each a dict to codes
+def _numbered(scored, movement, unscored):
+    "Number -> stage, from the numbers of W, stages 1 to 4 and REM, of movement, and of no stage."
+    stages = {str(n): s for n, s in zip(scored, _READ_AS, strict=True) if n is not None}
+    neither = ((movement, SleepStage.MOVEMENT), (unscored, SleepStage.UNSCORED))
+    return stages | {str(n): s for numbers, s in neither for n in numbers}
+
+
+_PROFUSION = _numbered((0, 1, 2, 3, 4, 5), movement=[6], unscored=[9, -1])
+VOCABULARIES = dict(
+    aasm=_numbered((0, 1, 2, 3, None, 4), movement=[-2], unscored=[-1]),
+    rk=_PROFUSION,
+    compumedics=_PROFUSION,
+    dreams=_numbered((5, 3, 2, 1, 0, 4), movement=[-1], unscored=[-2, -3]),
+)
+
+# %% ../../nbs/preprocessing/00_hypnogram.ipynb #2a8a138c
+def vocabulary_words(
+    vocabulary: str,  # 'auto', a name in `VOCABULARIES`, or a dict label -> stage
+) -> tuple:  # (numbers, words), each a dict to codes
     "What a vocabulary adds to the common names."
     if isinstance(vocabulary, dict):
         return {}, {str(k).strip().lower(): stage_code(v) for k, v in vocabulary.items()}
-    if vocabulary not in ('auto', *VOCABULARIES):
-        raise InputError(f'vocabulary: there is no {vocabulary!r}; choose from auto, {", ".join(VOCABULARIES)}, or give a table of label to stage.')
+    if vocabulary not in ("auto", *VOCABULARIES):
+        raise InputError(
+            f"vocabulary: there is no {vocabulary!r}; choose from auto, {', '.join(VOCABULARIES)}, "
+            f"or give a table of label to stage."
+        )
     return VOCABULARIES.get(vocabulary, {}), {}
 
-# %% ../../nbs/preprocessing/00_hypnogram.ipynb #2a8a138c
+# %% ../../nbs/preprocessing/00_hypnogram.ipynb #5adad88f
+def _only_a_number(label, key, start):
+    readings = {name: v[key].name for name, v in VOCABULARIES.items() if key in v and name != "rk"}
+    if not readings:
+        return InputError(
+            f"{start}stage {label!r} is only a number, and no vocabulary has it; say what each label means "
+            f'with the option vocabulary, in dataset.yml e.g. the line `vocabulary: {{"0": W, "{key}": N2}}`.'
+        )
+    known = ", ".join(f"{stage} in {name}" for name, stage in readings.items())
+    first = "compumedics" if "compumedics" in readings else next(iter(readings))
+    return InputError(
+        f"{start}stage {label!r} is only a number ({known}); say whose numbers these are with the option "
+        f"vocabulary, in dataset.yml e.g. the line `vocabulary: {first}`."
+    )
+
+
 def _unknown(label, where):
     key, is_number = _key(label)
-    start = f'{where}: ' if where else ''
+    start = f"{where}: " if where else ""
     if is_number:
-        readings = ', '.join(f'{v[key].name} in {name!r}' for name, v in VOCABULARIES.items() if key in v and name != 'rk')
-        return InputError(f'{start}stage {str(label)!r} is only a number' + (f' ({readings});' if readings else ' that no vocabulary has;')
-                          + ' say what it means with the option vocabulary, by name or as {"5": "R"}.')
-    near = difflib.get_close_matches(key, ('w', 'wake', 'n1', 'n2', 'n3', 'rem', 'movement', 'unscored'), 1, 0.6)
-    return InputError(f'{start}stage {str(label)!r} is unknown' + (f', did you mean {near[0].upper()}?' if near else '.')
-                      + ' Known are W, N1, N2, N3, R, the R&K names, MT and ?; name others with the option vocabulary, e.g. {"Q": "N2"}.')
+        return _only_a_number(str(label), key, start)
+    names = ("w", "wake", "n1", "n2", "n3", "rem", "movement", "unscored")
+    near = difflib.get_close_matches(key, names, 1, 0.6)
+    return InputError(
+        f"{start}stage {str(label)!r} is unknown"
+        + (f", did you mean {near[0].upper()}?" if near else ".")
+        + " Known are W, N1, N2, N3, R, the R&K names, MT and ?; "
+        + 'name others with the option vocabulary, e.g. {"Q": "N2"}.'
+    )
 
-def stage_code(label: str,               # a stage as a file writes it: 'N2', 'Sleep stage 2', 'REM', '5'
-               vocabulary: str = 'auto', # 'auto', a name in `VOCABULARIES` for numbers, or a dict label -> stage
-               where: str = ''           # file to name in an error
-              ) -> SleepStage:           # the code; negative where it is no class
+# %% ../../nbs/preprocessing/00_hypnogram.ipynb #c74fc609
+def stage_code(
+    label: str,  # a stage as a file writes it: 'N2', 'Sleep stage 2', 'REM', '5'
+    vocabulary: str = "auto",  # 'auto', a name in `VOCABULARIES` for numbers, or a dict label -> stage
+    where: str = "",  # file to name in an error
+) -> SleepStage:  # the code; negative where it is no class
     "One stage name as its AASM code."
     numbers, words = vocabulary_words(vocabulary)
-    if (own := words.get(str(label).strip().lower())) is not None: return own
+    if (own := words.get(str(label).strip().lower())) is not None:
+        return own
     key, is_number = _key(label)
     found = numbers.get(key) if is_number else _BY_NAME.get(key)
-    if found is None: raise _unknown(label, where)
+    if found is None:
+        raise _unknown(label, where)
     return found
 
 # %% ../../nbs/preprocessing/00_hypnogram.ipynb #1f901ea5
-def stage_codes(labels: list,              # one stage name each
-                vocabulary: str = 'auto',  # as in `stage_code`
-                where: str = ''            # file to name in an error
-               ) -> np.ndarray:            # int8 (n,)
+def stage_codes(
+    labels: list,  # one stage name each
+    vocabulary: str = "auto",  # as in `stage_code`
+    where: str = "",  # file to name in an error
+) -> np.ndarray:  # int8 (n,)
     "All stage names of a night as codes."
     labels = [str(x) for x in labels]
     distinct = dict.fromkeys(labels)
-    if vocabulary == 'auto' and any(_BY_NAME.get(_key(x)[0]) in (SleepStage.W, SleepStage.R) for x in distinct if not _key(x)[1]):
-        vocabulary = {n: f'N{min(int(n), 3)}' for n in '1234'}
+    if vocabulary == "auto" and any(
+        _BY_NAME.get(_key(x)[0]) in (SleepStage.W, SleepStage.R) for x in distinct if not _key(x)[1]
+    ):
+        vocabulary = {n: f"N{min(int(n), 3)}" for n in "1234"}
     code = {x: stage_code(x, vocabulary, where) for x in distinct}
     return np.array([code[x] for x in labels], np.int8)
 
 # %% ../../nbs/preprocessing/00_hypnogram.ipynb #b277eb00
-def _majority(onset, end, code, n, epoch_s):  # int8 (n,): the stage that fills most of each epoch
+def _majority(onset, end, code, n, epoch_s):
+    "The stage that fills most of each epoch, int8 (n,)."
     cover, start = np.zeros((n, 7)), np.full((n, 7), epoch_s)
-    for a, b, c in zip(onset, end, code):
+    for a, b, c in zip(onset, end, code, strict=True):
         i, j = max(0, int(a // epoch_s)), min(n, int(np.ceil(b / epoch_s - 1e-9)))
         edge = np.arange(i, j) * epoch_s
         inside = np.clip(np.minimum(b, edge + epoch_s) - np.maximum(a, edge), 0, None)
-        cover[i:j, c] += inside   # negative codes count from the end: -1 and -2 are the last columns
-        start[i:j, c] = np.where(inside > 0, np.minimum(start[i:j, c], np.maximum(a - edge, 0)), start[i:j, c])
+        cover[i:j, c] += inside  # negative codes count from the end: -1 and -2 are the last columns
+        first = np.minimum(start[i:j, c], np.maximum(a - edge, 0))
+        start[i:j, c] = np.where(inside > 0, first, start[i:j, c])
     cover[:, SleepStage.UNSCORED] += np.clip(epoch_s - cover.sum(1), 0, None)
     best = np.argmax(cover - 1e-6 * start / epoch_s - 1e-5 * (np.arange(7) > max(SleepStage)), axis=1)
     return np.where(best > max(SleepStage), best - 7, best).astype(np.int8)
 
-def resample_stages(stages: np.ndarray,  # int (n,), codes on the finer or coarser grid
-                    from_s: float,       # its epoch length, s
-                    to_s: float = 30.0   # the wanted epoch length, s
-                   ) -> np.ndarray:      # int8 (floor(n * from_s / to_s),)
+
+def resample_stages(
+    stages: np.ndarray,  # int (n,), codes on the finer or coarser grid
+    from_s: float,  # its epoch length, s
+    to_s: float = 30.0,  # the wanted epoch length, s
+) -> np.ndarray:  # int8 (floor(n * from_s / to_s),)
     "Stages on another epoch grid, by majority."
     at = np.arange(len(stages)) * from_s
     return _majority(at, at + from_s, np.asarray(stages), int(len(stages) * from_s / to_s + 1e-9), to_s)
 
 # %% ../../nbs/preprocessing/00_hypnogram.ipynb #ea2e0e67
-_EVENT = re.compile(r'ap[no]|hypop|arous|desat|spo2|sao2|satur|limb|plm|(?<![a-z])lm|leg|rera|light|snor|spindle|complex|brady|tachy|position|'
-                    r'supine|start|stop|begin|end of|impedance|calib|brux|cheyne|respir|breath|marker|montage|record|electrode|onset|offset|'
-                    r'event|note|eye|cough|talk|filter|gain|signal|bathroom|technic', re.I)
-_LIKE_A_STAGE = re.compile(r'stage|sleep|wake|rem(?![a-z])|^[nswrt]\s*\d?$', re.I)
+_EVENT = re.compile(
+    r"ap[no]|hypop|arous|desat|spo2|sao2|satur|limb|plm|(?<![a-z])lm|leg|rera|light|snor|spindle|complex|"
+    r"brady|tachy|position|supine|start|stop|begin|end of|impedance|calib|brux|cheyne|respir|breath|marker|"
+    r"montage|record|electrode|onset|offset|event|note|eye|cough|talk|filter|gain|signal|bathroom|technic",
+    re.I,
+)
+_LIKE_A_STAGE = re.compile(r"stage|sleep|wake|rem(?![a-z])|^[nswrt]\s*\d?$", re.I)
 
-def _on_grid(duration, grid_s): return abs(duration / grid_s - round(duration / grid_s)) < 1e-6
+
+def _on_grid(duration, grid_s):
+    return abs(duration / grid_s - round(duration / grid_s)) < 1e-6
+
 
 def _is_event(label, duration, grid_s):
-    s = str(label).split('@@')[0].replace('\x00', '').strip()
-    if re.search('stage', s, re.I): return False
-    if _EVENT.search(s): return True
-    if _LIKE_A_STAGE.search(s) or (0 < len(s) <= 3): return False
+    s = str(label).split("@@")[0].replace("\x00", "").strip()
+    if re.search("stage", s, re.I):
+        return False
+    if _EVENT.search(s):
+        return True
+    if _LIKE_A_STAGE.search(s) or (0 < len(s) <= 3):
+        return False
     return not duration > 0 or not _on_grid(duration, grid_s)
+
 
 def _is_stage(label, vocabulary):
     numbers, words = vocabulary_words(vocabulary)
@@ -131,184 +192,275 @@ def _is_stage(label, vocabulary):
     return str(label).strip().lower() in words or is_number or key in _BY_NAME
 
 # %% ../../nbs/preprocessing/00_hypnogram.ipynb #2f1eec93
-def _grid(stages, epoch_s):  # the file's own step, s: what the borders of its stages and our epoch are multiples of
-    borders = np.r_[stages['onset'], stages['duration'].fillna(0), epoch_s]
+def _stage_spans(f, epoch_s):
+    "Stages in order with their ends: by duration, or where there is none at the next stage."
+    s = f.sort_values("onset", kind="stable").reset_index(drop=True)
+    following = s["onset"].shift(-1, fill_value=s["onset"].max() + epoch_s)
+    return s.assign(end=np.where(s["duration"] > 0, s["onset"] + s["duration"], following))
+
+
+def _grid(s, epoch_s):
+    "The file's own step, s: what the borders of its stages and our epoch are multiples of."
+    borders = np.r_[s["onset"], s["duration"].fillna(0), epoch_s]
     common = np.gcd.reduce(np.round(10 * borders).astype(int)) / 10
     return common if common >= 5 else epoch_s
 
-def _spans(onset_s, duration_s, labels, epoch_s, where, vocabulary):  # the stages alone: onset, end, label, code
-    f = pd.DataFrame(dict(onset=np.asarray(onset_s, float), duration=np.asarray(duration_s, float), label=[str(x) for x in labels]))
-    known = {x: _is_stage(x, vocabulary) for x in f['label'].unique()}
-    is_stage = f['label'].map(known).to_numpy(bool)
-    rest, s = f[~is_stage], f[is_stage].sort_values('onset', kind='stable').reset_index(drop=True)
+
+def _check_events(rest, s, epoch_s, where):
+    "Raises when one of the other annotations could be a stage that nobody understood."
     grid_s = _grid(s, epoch_s)
-    s['end'] = np.where(s['duration'] > 0, s['onset'] + s['duration'], s['onset'].shift(-1, fill_value=s['onset'].max() + epoch_s))
-    for at, length, label in rest.itertuples(index=False):
-        alone = length >= grid_s and _on_grid(length, grid_s) and not ((s['onset'] < at + length - 0.01) & (s['end'] > at + 0.01)).any()
-        if not _is_event(label, length, grid_s) or (alone and len(s)): raise _unknown(label, where)
-    if s.empty: raise InputError(f'{where}: none of its {len(f)} annotations is a sleep stage'
-                                 + (f' (found {", ".join(map(repr, list(known)[:4]))}{", …" if len(known) > 4 else ""})' if known else '')
-                                 + '; name the file that holds the hypnogram.')
-    return s.assign(code=stage_codes(s['label'], vocabulary, where))
+    for at, length, label in rest[["onset", "duration", "label"]].itertuples(index=False):
+        over = (s["onset"] < at + length - 0.01) & (s["end"] > at + 0.01)
+        fills_a_gap = len(s) and length >= grid_s and _on_grid(length, grid_s) and not over.any()
+        if fills_a_gap or not _is_event(label, length, grid_s):
+            raise _unknown(label, where)
 
+# %% ../../nbs/preprocessing/00_hypnogram.ipynb #1d89b227
 def _check_spans(f, where):
-    if (f['onset'] < -0.01).any():
-        raise InputError(f'{where}: stage {f["label"].iloc[0]!r} starts at {f["onset"].iloc[0]:g} s, before the recording; shift the onsets to count from its first sample.')
-    scored = f[f['code'] >= 0]
-    over = np.flatnonzero((scored['end'].to_numpy()[:-1] > scored['onset'].to_numpy()[1:] + 0.01)
-                          & (scored['code'].to_numpy()[:-1] != scored['code'].to_numpy()[1:]))
+    if (f["onset"] < -0.01).any():
+        raise InputError(
+            f"{where}: stage {f['label'].iloc[0]!r} starts at {f['onset'].iloc[0]:g} s, before the "
+            f"recording; shift the onsets to count from its first sample."
+        )
+    scored = f[f["code"] >= 0]
+    later = scored.shift(-1)
+    over = scored[(scored["end"] > later["onset"] + 0.01) & (scored["code"] != later["code"])]
     if len(over):
-        a, b = scored.iloc[over[0]], scored.iloc[over[0] + 1]
-        raise InputError(f'{where}: stages overlap: {a["label"]!r} lasts until {a["end"]:g} s and {b["label"]!r} starts at {b["onset"]:g} s; '
-                         f'keep one scoring in the file.')
+        a, b = over.iloc[0], later.loc[over.index[0]]
+        raise InputError(
+            f"{where}: stages overlap: {a['label']!r} lasts until {a['end']:g} s and {b['label']!r} "
+            f"starts at {b['onset']:g} s; keep one scoring in the file."
+        )
 
-# %% ../../nbs/preprocessing/00_hypnogram.ipynb #1913f044
-def from_annotations(onset_s: np.ndarray,           # start of each annotation from the first sample, s
-                     duration_s: np.ndarray,        # its length, s; 0 or NaN = until the next stage
-                     labels: list,                  # its text; events among them are left out
-                     total_s: float | None = None,  # length of the recording, s; None = until the last stage ends
-                     epoch_s: float = 30.0,         # epoch length, s; an incomplete last epoch is dropped
-                     where: str = '',               # file to name in an error
-                     vocabulary: str = 'auto',      # as in `stage_code`
-                     scorer: str = ''               # who scored
-                    ) -> Hypnogram:
+# %% ../../nbs/preprocessing/00_hypnogram.ipynb #258a3ea5
+def _spans(onset_s, duration_s, labels, epoch_s, where, vocabulary):
+    "The stages among annotations: onset, duration, label, end, code."
+    onset, duration = np.asarray(onset_s, float), np.asarray(duration_s, float)
+    f = pd.DataFrame(dict(onset=onset, duration=duration, label=[str(x) for x in labels]))
+    known = {x: _is_stage(x, vocabulary) for x in f["label"].unique()}
+    is_stage = f["label"].map(known).to_numpy(bool)
+    s = _stage_spans(f[is_stage], epoch_s)
+    _check_events(f[~is_stage], s, epoch_s, where)
+    if s.empty:
+        found = ", ".join([*map(repr, list(known)[:4]), *["…"][: len(known) > 4]])
+        raise InputError(
+            f"{where}: none of its {len(f)} annotations is a sleep stage"
+            + (f" (found {found})" if found else "")
+            + "; name the file that holds the hypnogram."
+        )
+    s["code"] = stage_codes(s["label"], vocabulary, where)
+    _check_spans(s, where)
+    return s
+
+# %% ../../nbs/preprocessing/00_hypnogram.ipynb #872a84d9
+def from_annotations(
+    onset_s: np.ndarray,  # start of each annotation from the first sample, s
+    duration_s: np.ndarray,  # its length, s; 0 or NaN = until the next stage
+    labels: list,  # its text; events among them are left out
+    total_s: float | None = None,  # length of the recording, s; None = until the last stage ends
+    epoch_s: float = 30.0,  # epoch length, s; an incomplete last epoch is dropped
+    where: str = "",  # file to name in an error
+    vocabulary: str = "auto",  # as in `stage_code`
+    scorer: str = "",  # who scored
+) -> Hypnogram:
     "Annotations as one stage an epoch from second 0."
-    where = where or 'annotations'
+    where = where or "annotations"
     f = _spans(onset_s, duration_s, labels, epoch_s, where, vocabulary)
-    _check_spans(f, where)
-    n = int((f['end'].max() if total_s is None else total_s) / epoch_s + 1e-6)
-    return Hypnogram(_majority(f['onset'], f['end'], f['code'], n, epoch_s), epoch_s, scorer)
+    n = int((f["end"].max() if total_s is None else total_s) / epoch_s + 1e-6)
+    return Hypnogram(_majority(f["onset"], f["end"], f["code"], n, epoch_s), epoch_s, scorer)
 
 # %% ../../nbs/preprocessing/00_hypnogram.ipynb #9e55fbcb
-def read_edf_hypnogram(path: str | Path  # an EDF+ file with annotations, with or without signals
-                      ) -> pd.DataFrame: # onset_s, duration_s, label
+def read_edf_hypnogram(
+    path: str | Path,  # an EDF+ file with annotations, with or without signals
+) -> pd.DataFrame:  # onset_s, duration_s, label
     "All annotations of an EDF+ file."
-    import warnings
-
-    import edfio
-    from sleepai.preprocessing.edf import check_edf
     check_edf(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            found = edfio.read_edf(Path(path), lazy_load_data=True, header_encoding='latin-1').annotations
+        found = open_edf(path).annotations
     except (ValueError, OSError, IndexError) as e:
-        raise InputError(f'{shown(path)}: cannot be read as EDF+ ({e}); export the annotations again, or give them as CSV.') from e
-    if not found: raise InputError(f'{shown(path)}: holds no annotations; name the file that holds the hypnogram.')
-    return pd.DataFrame([(a.onset, a.duration or 0.0, a.text.replace('\x00', '').strip()) for a in found], columns=['onset_s', 'duration_s', 'label'])
+        raise InputError(
+            f"{shown(path)}: cannot be read as EDF+ ({e}); export the annotations again, or give them as CSV."
+        ) from e
+    if not found:
+        raise InputError(f"{shown(path)}: holds no annotations; name the file that holds the hypnogram.")
+    return pd.DataFrame(
+        [(a.onset, a.duration or 0.0, a.text.replace("\x00", "").strip()) for a in found],
+        columns=["onset_s", "duration_s", "label"],
+    )
 
 # %% ../../nbs/preprocessing/00_hypnogram.ipynb #9326ea2d
-_COLUMNS = dict(onset_s='onset onsets onset_sec start start_s start_sec starttime begin time time_s seconds',
-                duration_s='duration durations duration_sec duration_seconds dur length length_s',
-                label='stage stages sleep_stage sleepstage sleep_stages stage_name label labels annotation annotations description hypnogram '
-                      'score scoring majority consensus event name text value trial_type',
-                epoch='epoch epochs epoch_number epochnumber epoch_no number nr index')
+_COLUMNS = dict(
+    onset_s="onset onsets onset_sec start start_s start_sec starttime begin time time_s seconds",
+    duration_s="duration durations duration_sec duration_seconds dur length length_s",
+    label="stage stages sleep_stage sleepstage sleep_stages stage_name label labels annotation annotations "
+    "description hypnogram score scoring majority consensus event name text value trial_type",
+    epoch="epoch epochs epoch_number epochnumber epoch_no number nr index",
+)
 _ALIAS = {a: column for column, aliases in _COLUMNS.items() for a in [column, *aliases.split()]}
 
+
 def _alias(field):
-    name = re.sub(r'\s*[\[(].*?[\])]', '', field.strip().strip('"\'').lower())
-    return _ALIAS.get(re.sub(r'[\s\-]+', '_', name.strip()), _ALIAS.get(name.replace(' ', '')))
+    name = re.sub(r"\s*[\[(].*?[\])]", "", field.strip().strip("\"'").lower())
+    return _ALIAS.get(re.sub(r"[\s\-]+", "_", name.strip()), _ALIAS.get(name.replace(" ", "")))
+
 
 def _lines(path):
-    if not Path(path).is_file(): raise InputError(f'{shown(path)}: there is no such file; check the name and the folder.')
+    if not Path(path).is_file():
+        raise InputError(f"{shown(path)}: there is no such file; check the name and the folder.")
     raw = Path(path).read_bytes()
-    if b'\x00' in raw[:4096]: raise InputError(f'{shown(path)}: is not a text file; give the hypnogram as CSV, TXT or EDF+.')
-    try: text = raw.decode('utf-8-sig')
-    except UnicodeDecodeError: text = raw.decode('latin-1')
+    if b"\x00" in raw[:4096]:
+        raise InputError(f"{shown(path)}: is not a text file; give the hypnogram as CSV, TXT or EDF+.")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
     lines = [x.strip() for x in text.splitlines()]
-    return [x for x in lines if x and not x.startswith('#') and not re.fullmatch(r'\[.*\]', x)]
+    return [x for x in lines if x and not x.startswith("#") and not re.fullmatch(r"\[.*\]", x)]
 
-def _numbers(column, values, where):
-    numbers = pd.to_numeric(values, errors='coerce')
-    if column == 'onset_s' and numbers.isna().any() or (numbers.isna() & values.notna()).any():
-        k = int(np.flatnonzero(numbers.isna())[0])
-        raise InputError(f'{where}: {column.removesuffix("_s")} {str(values.iloc[k])!r} in row {k + 1} is not a number of seconds; count from the first sample, in seconds.')
-    return numbers
+# %% ../../nbs/preprocessing/00_hypnogram.ipynb #0544f149
+def _headed(lines, sep, where):
+    "The meaning of each column (None = of no interest), and the lines with their heading."
+    titles = [x.strip().lower() for x in lines[0].split(sep)]
+    header = [_alias(x) for x in titles]
+    if len(header) == 3 and not any(header):
+        header = ["onset_s", "duration_s", "label"]
+        return header, [sep.join(header), *lines]
+    if header.count("label") > 1 and "stage" in titles:
+        header = [h if h != "label" or x == "stage" else None for h, x in zip(header, titles, strict=True)]
+    if header.count("label") != 1:
+        raise InputError(
+            f"{where}: its first line {lines[0][:60]!r} names {header.count('label') or 'no'} columns with "
+            f"stages; name one of them stage, and others onset and duration (seconds)."
+        )
+    return header, lines
 
-# %% ../../nbs/preprocessing/00_hypnogram.ipynb #9f4d0127
+
 def _table(path, lines, sep, epoch_s):
-    import io
-    where, header = shown(path), [_alias(x) for x in lines[0].split(sep)]
-    if 'label' not in header and len(header) == 3 and not any(header):   # no heading line: onset, duration, stage
-        header, lines = ['onset_s', 'duration_s', 'label'], ['onset_s' + sep + 'duration_s' + sep + 'label', *lines]
-    if header.count('label') > 1 and 'stage' in (low := [x.strip().lower() for x in lines[0].split(sep)]):
-        header = [h if h != 'label' or x == 'stage' else None for h, x in zip(header, low)]
-    if header.count('label') != 1:
-        raise InputError(f'{where}: its first line {lines[0][:60]!r} names {header.count("label") or "no"} columns with stages; '
-                         f'name one of them stage, and others onset and duration (seconds).')
-    try: f = pd.read_csv(io.StringIO('\n'.join(lines)), sep=sep, dtype=str, skipinitialspace=True, keep_default_na=False, na_values=[''])
-    except pd.errors.ParserError as e: raise InputError(f'{where}: is not a table ({str(e).split(". ")[-1].strip()}); give every row the same columns.') from e
+    where = shown(path)
+    header, lines = _headed(lines, sep, where)
+    how = dict(sep=sep, dtype=str, skipinitialspace=True, keep_default_na=False, na_values=[""])
+    try:
+        f = pd.read_csv(io.StringIO("\n".join(lines)), **how)
+    except pd.errors.ParserError as e:
+        said = str(e).split(". ")[-1].strip()
+        raise InputError(f"{where}: is not a table ({said}); give every row the same columns.") from e
     return _timed(pd.DataFrame({h: f.iloc[:, k] for k, h in enumerate(header) if h}), epoch_s, where)
 
-def _timed(f, epoch_s, where):  # the columns of a table as onset_s, duration_s, label
-    if f['label'].isna().any(): raise InputError(f'{where}: row {int(np.flatnonzero(f["label"].isna())[0]) + 1} has no stage; write ? for an unscored epoch.')
-    if 'onset_s' not in f:
-        number = _numbers('epoch', f['epoch'], where) if 'epoch' in f else pd.Series(np.arange(len(f)))
+# %% ../../nbs/preprocessing/00_hypnogram.ipynb #5dfbe5d4
+def _numbers(column, values, where):
+    numbers = pd.to_numeric(values, errors="coerce")
+    if column == "onset_s" and numbers.isna().any() or (numbers.isna() & values.notna()).any():
+        k = int(np.flatnonzero(numbers.isna())[0])
+        raise InputError(
+            f"{where}: {column.removesuffix('_s')} {str(values.iloc[k])!r} in row {k + 1} is not a number of "
+            f"seconds; count from the first sample, in seconds."
+        )
+    return numbers
+
+# %% ../../nbs/preprocessing/00_hypnogram.ipynb #f3912259
+def _timed(f, epoch_s, where):
+    "The columns of a table as onset_s, duration_s, label."
+    if f["label"].isna().any():
+        row = int(np.flatnonzero(f["label"].isna())[0]) + 1
+        raise InputError(f"{where}: row {row} has no stage; write ? for an unscored epoch.")
+    if "onset_s" not in f:
+        number = _numbers("epoch", f["epoch"], where) if "epoch" in f else pd.Series(np.arange(len(f)))
         if (np.diff(number) != 1).any() or number.iloc[0] not in (0, 1):
-            raise InputError(f'{where}: its epochs are not numbered 1, 2, 3, …; add a column onset in seconds.')
-        f['onset_s'] = np.arange(len(f)) * epoch_s
-    f['onset_s'] = _numbers('onset_s', f['onset_s'], where)
-    if 'duration_s' in f: f['duration_s'] = _numbers('duration_s', f['duration_s'], where).fillna(0.0)
-    else: f['duration_s'] = epoch_s if np.allclose(np.diff(f['onset_s']), epoch_s) else 0.0   # 0 = until the next
-    return f[['onset_s', 'duration_s', 'label']]
+            raise InputError(
+                f"{where}: its epochs are not numbered 1, 2, 3, …; add a column onset in seconds."
+            )
+        f["onset_s"] = np.arange(len(f)) * epoch_s
+    f["onset_s"] = _numbers("onset_s", f["onset_s"], where)
+    if "duration_s" in f:
+        f["duration_s"] = _numbers("duration_s", f["duration_s"], where).fillna(0.0)
+    else:
+        even = np.allclose(np.diff(f["onset_s"]), epoch_s)
+        f["duration_s"] = epoch_s if even else 0.0
+    return f[["onset_s", "duration_s", "label"]]
 
 # %% ../../nbs/preprocessing/00_hypnogram.ipynb #6765e1dc
-def read_text_hypnogram(path: str | Path,      # a .csv, .tsv or .txt file
-                        epoch_s: float = 30.0  # length of an epoch where the file gives no times, s
-                       ) -> pd.DataFrame:      # onset_s, duration_s, label
+def read_text_hypnogram(
+    path: str | Path,  # a .csv, .tsv or .txt file
+    epoch_s: float = 30.0,  # length of an epoch where the file gives no times, s
+) -> pd.DataFrame:  # onset_s, duration_s, label
     "A hypnogram kept as text."
     lines = _lines(path)
-    if not lines: raise InputError(f'{shown(path)}: is empty; give one stage a line.')
-    sep = next((s for s in '\t;,' if s in lines[0]), None)
-    if sep: return _table(path, lines, sep, epoch_s)
-    if _alias(lines[0]) == 'label': lines = lines[1:]
-    return pd.DataFrame(dict(onset_s=np.arange(len(lines)) * float(epoch_s), duration_s=float(epoch_s), label=lines))
+    if not lines:
+        raise InputError(f"{shown(path)}: is empty; give one stage a line.")
+    sep = next((s for s in "\t;," if s in lines[0]), None)
+    if sep:
+        return _table(path, lines, sep, epoch_s)
+    if _alias(lines[0]) == "label":
+        lines = lines[1:]
+    return pd.DataFrame(
+        dict(onset_s=np.arange(len(lines)) * float(epoch_s), duration_s=float(epoch_s), label=lines)
+    )
 
 # %% ../../nbs/preprocessing/00_hypnogram.ipynb #1fcc6be0
-def fit_to(recording: Recording,   # one night of signals
-           hypnogram: Hypnogram,   # its stages, from the first sample
-           where: str = '',        # file of the hypnogram, for an error
-           pad: bool = False,      # accept a hypnogram that ends early; the rest is UNSCORED
-           cut: bool = False       # accept scored epochs beyond the end of the signal; they are dropped
-          ) -> Hypnogram:          # with exactly one stage for each complete epoch of the recording
+def fit_to(
+    recording: Recording,  # one night of signals
+    hypnogram: Hypnogram,  # its stages, from the first sample
+    where: str = "",  # file of the hypnogram, for an error
+    pad: bool = False,  # accept a hypnogram that ends early; the rest is UNSCORED
+    cut: bool = False,  # accept scored epochs beyond the end of the signal; they are dropped
+) -> Hypnogram:  # with exactly one stage for each complete epoch of the recording
     "The hypnogram at the recording's length."
     e, n, m = hypnogram.epoch_s, int(recording.duration_s / hypnogram.epoch_s + 1e-6), len(hypnogram)
-    lengths = f'the signal is {recording.duration_s / 3600:.2f} h ({n} epochs of {e:g} s), the hypnogram {m * e / 3600:.2f} h ({m} epochs)'
+    lengths = (
+        f"the signal is {recording.duration_s / 3600:.2f} h ({n} epochs of {e:g} s), "
+        f"the hypnogram {m * e / 3600:.2f} h ({m} epochs)"
+    )
     where = where or recording.record
-    partial = recording.duration_s - n * e > 1e-6 * e    # an incomplete last epoch may have been scored; it is dropped
-    beyond = hypnogram.stages[n + partial:]
+    # an incomplete last epoch may have been scored; it is dropped
+    partial = recording.duration_s - n * e > 1e-6 * e
+    beyond = hypnogram.stages[n + partial :]
     if (beyond >= 0).any() and not cut:
-        raise InputError(f'{where}: {int((beyond >= 0).sum())} scored epochs lie beyond the end of the signal: {lengths}; '
-                         f'check that both are of one night, or accept that with the option cut (those epochs are dropped).')
+        raise InputError(
+            f"{where}: {(beyond >= 0).sum()} scored epochs lie beyond the end of the signal: {lengths}; "
+            f"check that both are of one night, or accept that with the option cut (those epochs are dropped)."
+        )
     if n - m > 1 and not pad:
-        raise InputError(f'{where}: the hypnogram ends {(n - m) * e / 60:g} min before the signal: {lengths}; '
-                         f'check that both are of one night, or accept that with the option pad (the rest counts as unscored).')
+        raise InputError(
+            f"{where}: the hypnogram ends {(n - m) * e / 60:g} min before the signal: {lengths}; "
+            f"check that both are of one night, or accept that with the option pad (the rest counts as unscored)."
+        )
     stages = np.concatenate([hypnogram.stages[:n], np.full(max(0, n - m), SleepStage.UNSCORED, np.int8)])
     density = hypnogram.hypnodensity
-    if density is not None: density = np.concatenate([density[:n], np.full((max(0, n - m), 5), np.nan)])
+    if density is not None:
+        density = np.concatenate([density[:n], np.full((max(0, n - m), 5), np.nan)])
     return Hypnogram(stages, e, hypnogram.scorer, density)
 
 # %% ../../nbs/preprocessing/00_hypnogram.ipynb #8a82fc54
-def check_stages(hypnogram: Hypnogram,  # one night
-                 where: str = ''        # its file, for an error
-                ) -> None:
+def check_stages(
+    hypnogram: Hypnogram,  # one night
+    where: str = "",  # its file, for an error
+) -> None:
     "Raises when a night has no scored epoch or only one stage."
     found = [s.name for s in SleepStage if s >= 0 and (hypnogram.stages == s).any()]
-    if len(found) > 1: return
-    what = f'all {len(hypnogram)} epochs are unscored' if not found else f'the only stage in {len(hypnogram)} epochs is {found[0]}'
-    raise InputError(f'{where or "hypnogram"}: {what}; a night needs at least two stages: check the scoring, or leave this night out.')
+    if len(found) > 1:
+        return
+    n = len(hypnogram)
+    what = f"the only stage in {n} epochs is {found[0]}" if found else f"all {n} epochs are unscored"
+    raise InputError(
+        f"{where or 'hypnogram'}: {what}; a night needs at least two stages: "
+        f"check the scoring, or leave this night out."
+    )
 
 # %% ../../nbs/preprocessing/00_hypnogram.ipynb #617ff52f
-def wake_trim(stages: np.ndarray,               # int (n,), codes
-              minutes: float = 30.0,            # wake kept before the first and after the last sleep epoch
-              index: np.ndarray | None = None,  # int (n,), epoch numbers where epochs were left out already; None = 0..n-1
-              epoch_s: float = 30.0,            # epoch length, s
-              where: str = ''                   # night to name in an error
-             ) -> np.ndarray:                   # bool (n,), True = kept
+def wake_trim(
+    stages: np.ndarray,  # int (n,), codes
+    minutes: float = 30.0,  # wake kept before the first and after the last sleep epoch
+    index: np.ndarray | None = None,  # int (n,), numbers of the epochs where some were left out already
+    epoch_s: float = 30.0,  # epoch length, s
+    where: str = "",  # night to name in an error
+) -> np.ndarray:  # bool (n,), True = kept
     "Mask of the night: sleep and the wake around it."
     stages, index = np.asarray(stages), np.arange(len(stages)) if index is None else np.asarray(index)
-    asleep = index[(stages > SleepStage.W)]
-    if not len(asleep): raise InputError(f'{where or "hypnogram"}: there is no sleep in its {len(stages)} epochs, so no night to keep; '
-                                         f'check the scoring, or leave this night out.')
+    asleep = index[stages > SleepStage.W]
+    if not len(asleep):
+        raise InputError(
+            f"{where or 'hypnogram'}: there is no sleep in its {len(stages)} epochs, so no night to keep; "
+            f"check the scoring, or leave this night out."
+        )
     margin = round(minutes * 60 / epoch_s)
     return (index >= asleep.min() - margin) & (index <= asleep.max() + margin)

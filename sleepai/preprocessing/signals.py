@@ -17,138 +17,193 @@ import numpy as np
 from ..core import InputError, Recording
 
 # %% ../../nbs/preprocessing/02_signals.ipynb #f4db9b36
-_SITE = r'(?:fp[12z]|af[3478z]|f[3478z]|fc[1256z]|c[34z]|cp[1256z]|t[3-8]|p[3478z]|po[3478z]|o[12z])'
-_REF = r'(?:a[12]|m[12]|ref|avg|le|lm|ax|clem?)'
+_SITE = r"(?:fp[12z]|af[3478z]|f[3478z]|fc[1256z]|c[34z]|cp[1256z]|t[3-8]|p[3478z]|po[3478z]|o[12z])"
+_REF = r"(?:a[12]|m[12]|ref|avg|le|lm|ax|clem?)"
 _TYPES = (  # the first pattern that is found in the cleaned name decides
-    ('eog', r'eog|eye|^[lr]oc|^e[12](?!\d)|^p(?:os)?[12]eog'),
-    ('emg', r'emg|chin|mental|(?<![a-z])leg|tibial'),
-    ('ecg', r'ecg|ekg'),
-    ('resp', r'resp|flow|thor|abd|chest|nasal|cannula|thermist|^rip|effort|snor'),
-    ('eeg', rf'eeg|^{_SITE}(?:{_REF}|{_SITE})?$'),
+    ("eog", r"eog|eye|^[lr]oc|^e[12](?!\d)|^p(?:os)?[12]eog"),
+    ("emg", r"emg|chin|mental|(?<![a-z])leg|tibial"),
+    ("ecg", r"ecg|ekg"),
+    ("resp", r"resp|flow|thor|abd|chest|nasal|cannula|thermist|^rip|effort|snor"),
+    ("eeg", rf"eeg|^{_SITE}(?:{_REF}|{_SITE})?$"),
 )
 
-def _clean(name): return re.sub(r'[\s\-:/_.,()]+', '', name.lower())
 
-def channel_type(name: str  # as the file gives it: 'EEG Fpz-Cz', 'C4:M1', 'Chin1-Chin2'
-                ) -> str:   # 'eeg', 'eog', 'emg', 'ecg', 'resp' or 'misc'
+def _clean(name):
+    return re.sub(r"[\s\-:/_.,()]+", "", name.lower())
+
+
+def channel_type(
+    name: str,  # as the file gives it: 'EEG Fpz-Cz', 'C4:M1', 'Chin1-Chin2'
+) -> str:  # 'eeg', 'eog', 'emg', 'ecg', 'resp' or 'misc'
     "Type of a channel, from its name."
-    return next((kind for kind, pattern in _TYPES if re.search(pattern, _clean(name))), 'misc')
+    return next((kind for kind, pattern in _TYPES if re.search(pattern, _clean(name))), "misc")
 
 # %% ../../nbs/preprocessing/02_signals.ipynb #37bd0d1c
-_PREFER = dict(eeg=('fpzcz', 'c4m1', 'c4a1', 'c3m2', 'c3a2', 'c4', 'c3', 'cz', 'f4', 'f3', 'o2', 'o1', 'pzoz'),
-               eog=('horizontal', 'e1', 'loc', 'left'),
-               emg=('chin', 'mental', 'emg'))
+_PREFER = dict(
+    eeg=("fpzcz", "c4m1", "c4a1", "c3m2", "c3a2", "c4", "c3", "cz", "f4", "f3", "o2", "o1", "pzoz"),
+    eog=("horizontal", "e1", "loc", "left"),
+    emg=("chin", "mental", "emg"),
+)
 
-def nearest(name: str,    # what was asked for
-            names: list   # what there is
-           ) -> str:      # ", did you mean 'C4-M1'?" or '.'
+
+def nearest(
+    name: str,  # what was asked for
+    names: list,  # what there is
+) -> str:  # ", did you mean 'C4-M1'?" or '.'
     "The middle of a sentence about a channel that is not there."
     near = difflib.get_close_matches(_clean(name), [_clean(n) for n in names], 1, 0.6)
-    return f', did you mean {next(n for n in names if _clean(n) == near[0])!r}?' if near else '.'
+    return f", did you mean {next(n for n in names if _clean(n) == near[0])!r}?" if near else "."
 
-def choose(recording: Recording,  # where to look
-           kind: str,             # a type ('eeg', 'eog', 'emg', ...) or the name of a channel
-           prefer: tuple = ()     # names to take first where they are there
-          ) -> str:
+
+def _no_channel(recording, kind):
+    known = kind in (*_PREFER, "ecg", "resp", "misc")
+    lacking = f"{kind.upper()} channel." if known else f"channel {kind!r}{nearest(kind, recording.ch_names)}"
+    listed = zip(recording.ch_names, recording.ch_types, strict=True)
+    return InputError(
+        f"{recording.record}: no {lacking} Name one of {', '.join(f'{n} ({t})' for n, t in listed)}."
+    )
+
+# %% ../../nbs/preprocessing/02_signals.ipynb #216f467e
+def choose(
+    recording: Recording,  # where to look
+    kind: str,  # a type ('eeg', 'eog', 'emg', ...) or the name of a channel
+    prefer: tuple = (),  # names to take first where they are there
+) -> str:
     "Name of the channel to use."
-    if kind in recording.ch_names: return kind
-    of_kind = [n for n, t in zip(recording.ch_names, recording.ch_types) if t == kind]
+    names = recording.ch_names
+    if kind in names:
+        return kind
+    of_kind = [n for n, t in zip(names, recording.ch_types, strict=True) if t == kind]
     if not of_kind:
-        lacking = f'no {kind.upper()} channel.' if kind in (*_PREFER, 'ecg', 'resp', 'misc') else f'no channel {kind!r}{nearest(kind, recording.ch_names)}'
-        listed = ', '.join(f'{n} ({t})' for n, t in zip(recording.ch_names, recording.ch_types))
-        raise InputError(f'{recording.record}: {lacking} Name one of {listed}.')
-    wanted = [n for n in prefer if n in recording.ch_names]
-    ranked = [n for p in _PREFER.get(kind, ()) for n in of_kind if p in _clean(n).replace('eeg', '', kind == 'eeg')]
-    legs = [n for n in of_kind if re.search('leg|tibial', _clean(n))]
-    return (wanted or [n for n in ranked if n not in legs] or [n for n in of_kind if n not in legs] or of_kind)[0]
+        raise _no_channel(recording, kind)
+    wanted = [n for n in prefer if n in names]
+    key = {n: _clean(n).replace("eeg", "", kind == "eeg") for n in of_kind}
+    other = [n for n in of_kind if not re.search("leg|tibial", _clean(n))]
+    ranked = [n for p in _PREFER.get(kind, ()) for n in other if p in key[n]]
+    return (wanted or ranked or other or of_kind)[0]
 
 # %% ../../nbs/preprocessing/02_signals.ipynb #2d36c4e2
-def bandpass(x: np.ndarray,            # (..., n_samples), any unit
-             sfreq: float,             # Hz
-             low: float | None = 0.3,  # lower cut-off, Hz; None = low-pass only
-             high: float | None = 35,  # upper cut-off, Hz; None = high-pass only
-             order: int = 4            # of the Butterworth filter run each way
-            ) -> np.ndarray:
+def bandpass(
+    x: np.ndarray,  # (..., n_samples), any unit
+    sfreq: float,  # Hz
+    low: float | None = 0.3,  # lower cut-off, Hz; None = low-pass only
+    high: float | None = 35,  # upper cut-off, Hz; None = high-pass only
+    order: int = 4,  # of the Butterworth filter run each way
+) -> np.ndarray:
     "Zero-phase Butterworth filter along the last axis."
     from scipy.signal import butter, sosfiltfilt
+
     edges = [f for f in (low, high) if f]
     if not edges or not all(0 < f < sfreq / 2 for f in edges) or sorted(edges) != edges:
-        raise InputError(f'bandpass: cut-offs must rise and lie between 0 and {sfreq / 2:g} Hz (half the rate), found {low} and {high}.')
-    sos = butter(order, edges, 'bandpass' if len(edges) == 2 else 'highpass' if low else 'lowpass', fs=sfreq, output='sos')
+        raise InputError(
+            f"bandpass: cut-offs must rise and lie between 0 and {sfreq / 2:g} Hz (half the rate), "
+            f"found {low} and {high}."
+        )
+    kind = "bandpass" if len(edges) == 2 else "highpass" if low else "lowpass"
+    sos = butter(order, edges, kind, fs=sfreq, output="sos")
     return sosfiltfilt(sos, x, axis=-1).astype(np.result_type(x, np.float32), copy=False)
 
 # %% ../../nbs/preprocessing/02_signals.ipynb #6670bc33
-def to_rate(x: np.ndarray,  # (..., n_samples)
-            sfreq: float,   # its rate, Hz
-            wanted: float   # the rate to bring it to, Hz
-           ) -> np.ndarray:
+def to_rate(
+    x: np.ndarray,  # (..., n_samples)
+    sfreq: float,  # its rate, Hz
+    wanted: float,  # the rate to bring it to, Hz
+) -> np.ndarray:
     "Signals at another rate, band limited, float32."
     from scipy.signal import resample_poly
-    ratio = Fraction(wanted).limit_denominator(1000) / Fraction(sfreq).limit_denominator(1000)
-    y = resample_poly(np.asarray(x, np.float32), ratio.numerator, ratio.denominator, axis=-1, padtype='line')
-    return y[..., :round(np.shape(x)[-1] / sfreq * wanted)].astype(np.float32, copy=False)
 
-def resample(recording: Recording,  # at any rate
-             sfreq: float           # the rate to bring it to, Hz
-            ) -> Recording:
+    ratio = Fraction(wanted).limit_denominator(1000) / Fraction(sfreq).limit_denominator(1000)
+    y = resample_poly(np.asarray(x, np.float32), ratio.numerator, ratio.denominator, axis=-1, padtype="line")
+    return y[..., : round(np.shape(x)[-1] / sfreq * wanted)].astype(np.float32, copy=False)
+
+
+def resample(
+    recording: Recording,  # at any rate
+    sfreq: float,  # the rate to bring it to, Hz
+) -> Recording:
     "The same recording at another rate."
-    if not sfreq > 0: raise InputError(f'resample: need a rate above 0 Hz, found {sfreq}.')
-    if sfreq == recording.sfreq: return recording
+    if not sfreq > 0:
+        raise InputError(f"resample: need a rate above 0 Hz, found {sfreq}.")
+    if sfreq == recording.sfreq:
+        return recording
     return replace(recording, signals=to_rate(recording.signals, recording.sfreq, sfreq), sfreq=sfreq)
 
 # %% ../../nbs/preprocessing/02_signals.ipynb #b926bbcc
-def epochs(recording: Recording,  # one night
-           ch_name: str,          # a channel of it
-           epoch_s: float = 30.0  # epoch length, s
-          ) -> np.ndarray:        # (n_epochs, n_samples), microvolts
+def epochs(
+    recording: Recording,  # one night
+    ch_name: str,  # a channel of it
+    epoch_s: float = 30.0,  # epoch length, s
+) -> np.ndarray:  # (n_epochs, n_samples), microvolts
     "One channel cut into epochs."
     n = round(epoch_s * recording.sfreq)
     if abs(n - epoch_s * recording.sfreq) > 1e-6 * n:
-        raise InputError(f'{recording.record}: an epoch of {epoch_s:g} s is {epoch_s * recording.sfreq:g} samples at {recording.sfreq:g} Hz, '
-                         f'not a whole number; resample the recording first.')
+        raise InputError(
+            f"{recording.record}: an epoch of {epoch_s:g} s is {epoch_s * recording.sfreq:g} samples at "
+            f"{recording.sfreq:g} Hz, not a whole number; resample the recording first."
+        )
     x = recording.signals[recording.ch_names.index(choose(recording, ch_name))]
-    return x[:len(x) // n * n].reshape(-1, n)
+    return x[: len(x) // n * n].reshape(-1, n)
 
 # %% ../../nbs/preprocessing/02_signals.ipynb #9589b809
-UNITS = {'uv': 1.0, 'mv': 1e3, 'v': 1e6, 'nv': 1e-3}  # microvolts in one of them
+UNITS = {"uv": 1.0, "mv": 1e3, "v": 1e6, "nv": 1e-3}  # microvolts in one of them
 
-def microvolts(unit: str         # as a header writes it: 'uV', 'µV', 'mV', 'V', ''
-              ) -> float | None: # None when it is no voltage
+
+def microvolts(
+    unit: str,  # as a header writes it: 'uV', 'µV', 'mV', 'V', ''
+) -> float | None:  # None when it is no voltage
     "Factor that turns a unit into microvolts; a header that says nothing means microvolts."
-    u = re.sub(r'^(?:[âÂÎ]?[µμ¼]|micro)', 'u', unit.strip()).lower()   # the odd ones are UTF-8 read as Latin-1
-    return UNITS.get(re.sub(r'volts?$', 'v', u) or 'uv')
+    # the odd ones are UTF-8 read as Latin-1
+    u = re.sub(r"^(?:[âÂÎ]?[µμ¼]|micro)", "u", unit.strip()).lower()
+    return UNITS.get(re.sub(r"volts?$", "v", u) or "uv")
 
-def true_unit(unit: str  # 'V', 'mV', 'uV' or 'nV', as a user gives it
-             ) -> float: # microvolts in one of them
+
+def true_unit(
+    unit: str,  # 'V', 'mV', 'uV' or 'nV', as a user gives it
+) -> float:  # microvolts in one of them
     "Factor of a unit that a user named."
-    if not unit or (factor := microvolts(unit)) is None: raise InputError(f'unit: {unit!r} is no voltage; choose from uV, mV, V, nV.')
+    if not unit or (factor := microvolts(unit)) is None:
+        raise InputError(f"unit: {unit!r} is no voltage; choose from uV, mV, V, nV.")
     return factor
 
-def rescale(recording: Recording,  # whose numbers are in `unit`
-            unit: str,             # 'V', 'mV' or 'uV'
-            ch_names: tuple = ()   # channels to change; empty = all EEG, EOG, EMG and ECG
-           ) -> Recording:
+
+def rescale(
+    recording: Recording,  # whose numbers are in `unit`
+    unit: str,  # 'V', 'mV' or 'uV'
+    ch_names: tuple = (),  # channels to change; empty = all EEG, EOG, EMG and ECG
+) -> Recording:
     "The recording in microvolts, when its header named the wrong unit."
-    rows = [n in ch_names if ch_names else t in ('eeg', 'eog', 'emg', 'ecg') for n, t in zip(recording.ch_names, recording.ch_types)]
-    return replace(recording, signals=recording.signals * np.where(rows, true_unit(unit), 1.0)[:, None].astype(np.float32))
+    channels = zip(recording.ch_names, recording.ch_types, strict=True)
+    rows = [n in ch_names if ch_names else t in ("eeg", "eog", "emg", "ecg") for n, t in channels]
+    factor = np.where(rows, true_unit(unit), 1.0)[:, None].astype(np.float32)
+    return replace(recording, signals=recording.signals * factor)
 
 # %% ../../nbs/preprocessing/02_signals.ipynb #25cf1aaa
-def check_signal(recording: Recording,  # one night
-                 ch_name: str,          # a channel of it
-                 where: str = ''        # how to call the file in a message; empty = the record's name
-                ) -> None:
+def check_signal(
+    recording: Recording,  # one night
+    ch_name: str,  # a channel of it
+    where: str = "",  # how to call the file in a message; empty = the record's name
+) -> None:
     "Raises when a channel has missing samples, is flat, or cannot be in microvolts."
     row = recording.ch_names.index(choose(recording, ch_name))
-    x, sfreq, channel = recording.signals[row], recording.sfreq, f'{where or recording.record}: channel {ch_name!r}'
+    x, sfreq = recording.signals[row], recording.sfreq
+    channel = f"{where or recording.record}: channel {ch_name!r}"
     if len(bad := np.flatnonzero(~np.isfinite(x))):
-        raise InputError(f'{channel} has {len(bad)} samples that are not a number, the first at {bad[0] / sfreq:.1f} s; cut them out or fill them before reading.')
+        raise InputError(
+            f"{channel} has {len(bad)} samples that are not a number, the first at {bad[0] / sfreq:.1f} s; "
+            f"cut them out or fill them before reading."
+        )
     n = max(1, min(len(x), round(30 * sfreq)))
-    sd = x[:len(x) // n * n].reshape(-1, n).std(1, dtype=np.float64)
+    sd = x[: len(x) // n * n].reshape(-1, n).std(1, dtype=np.float64)
     moving = sd > 1e-6 * max(np.median(np.abs(x)) if len(x) else 0, 1e-6)
     if moving.sum() < 0.05 * len(sd) or not len(sd):
-        others = [c for c in recording.ch_names if c != ch_name]
-        raise InputError(f'{channel} is flat for {100 - 100 * moving.mean() if len(sd) else 100:.0f}% of the recording, as if the electrode was off; '
-                         + (f'use another of {", ".join(others)}.' if others else 'leave this recording out.'))
-    if recording.ch_types[row] == 'eeg' and not 0.1 <= (typical := np.median(sd[moving])) <= 5000:
-        raise InputError(f'{channel} has a typical SD of {typical:.2g} µV, which no EEG has, so the unit in its header is wrong; '
-                         f'give the true one with the option unit (V, mV or uV).')
+        others = ", ".join(c for c in recording.ch_names if c != ch_name)
+        raise InputError(
+            f"{channel} is flat for {100 - 100 * moving.mean() if len(sd) else 100:.0f}% of the recording, "
+            f"as if the electrode was off; "
+            + (f"use another of {others}." if others else "leave this recording out.")
+        )
+    if recording.ch_types[row] == "eeg" and not 0.1 <= (typical := np.median(sd[moving])) <= 5000:
+        raise InputError(
+            f"{channel} has a typical SD of {typical:.2g} µV, which no EEG has, so the unit in its header is "
+            f"wrong; give the true one with the option unit (V, mV or uV)."
+        )

@@ -15,27 +15,47 @@ from ..core import Predictions, Scores
 from ..evaluation.metrics import accuracy, confusion, kappa, score
 
 # %% ../../nbs/reporting/00_figures.ipynb #ec554908
-STAGE_COLOURS = dict(W='#e8a33d', N1='#9ecae1', N2='#4a90c2', N3='#123f7a', R='#4f9d69')
-OTHER_COLOURS = ('#4a90c2', '#e8a33d', '#4f9d69', '#b4577e', '#7d6bb0', '#7a7a7a')
-INK, PALE = '#1f2933', '#d7dde3'
+STAGE_COLOURS = dict(W="#e8a33d", N1="#9ecae1", N2="#4a90c2", N3="#123f7a", R="#4f9d69")
+OTHER_COLOURS = ("#4a90c2", "#e8a33d", "#4f9d69", "#b4577e", "#7d6bb0", "#7a7a7a")
+INK, PALE = "#1f2933", "#d7dde3"
+
 
 def colours(classes):
     "One colour a class: the fixed ones for sleep stages, a plain cycle otherwise."
     return [STAGE_COLOURS.get(c, OTHER_COLOURS[i % len(OTHER_COLOURS)]) for i, c in enumerate(classes)]
 
+
 def use_svg():
     "Show figures as vector graphics that are the same, byte for byte, in every run."
     from matplotlib_inline.backend_inline import set_matplotlib_formats
-    set_matplotlib_formats('svg', metadata={'Date': None})
+
+    set_matplotlib_formats("svg", metadata={"Date": None})
+
 
 def new_figure(width, height, **kw):
     "A matplotlib figure in the style of all reports; width and height in inches."
     import matplotlib
     from matplotlib.figure import Figure
-    matplotlib.rcParams.update({'svg.fonttype': 'none', 'svg.hashsalt': 'sleepai', 'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False,
-                                'axes.edgecolor': '#9aa5b1', 'axes.labelcolor': INK, 'xtick.color': INK, 'ytick.color': INK, 'text.color': INK,
-                                'figure.dpi': 110, 'axes.titlesize': 9, 'axes.titlelocation': 'left', 'axes.titleweight': 'bold'})
-    fig = Figure(figsize=(width, height), layout='constrained')
+
+    matplotlib.rcParams.update(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "sleepai",
+            "font.size": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.edgecolor": "#9aa5b1",
+            "axes.labelcolor": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "text.color": INK,
+            "figure.dpi": 110,
+            "axes.titlesize": 9,
+            "axes.titlelocation": "left",
+            "axes.titleweight": "bold",
+        }
+    )
+    fig = Figure(figsize=(width, height), layout="constrained")
     return fig, fig.subplots(**kw)
 
 # %% ../../nbs/reporting/00_figures.ipynb #990afefe
@@ -44,97 +64,188 @@ def confusion_figure(pred: Predictions):  # -> figure
     C = confusion(pred.y_true, pred.y_pred, len(pred.classes))[0]
     share = C / np.maximum(C.sum(1, keepdims=True), 1)
     fig, axes = new_figure(7.4, 3.3, ncols=2)
-    for ax, shown, title in zip(axes, (C, share), ('epochs' if pred.study == 'sleep' else 'examples', 'share of the true class'), strict=True):
-        ax.pcolormesh(share, cmap='Blues', vmin=0, vmax=1.15)
+    for ax, shown, title in zip(
+        axes,
+        (C, share),
+        ("epochs" if pred.study == "sleep" else "examples", "share of the true class"),
+        strict=True,
+    ):
+        ax.pcolormesh(share, cmap="Blues", vmin=0, vmax=1.15)
         for i, j in np.ndindex(C.shape):
-            ax.text(j + .5, i + .5, f'{shown[i, j]:,}' if shown is C else f'{shown[i, j]:.0%}', ha='center', va='center', fontsize=8.5,
-                    color='white' if share[i, j] > .55 else INK)
-        middle = np.arange(len(C)) + .5
-        ax.set(xticks=middle, yticks=middle, xticklabels=pred.classes, yticklabels=pred.classes, xlabel='predicted', title=title, aspect='equal'); ax.invert_yaxis()
-        ax.spines[:].set_visible(False); ax.tick_params(length=0)
-    axes[0].set_ylabel('true')
+            ax.text(
+                j + 0.5,
+                i + 0.5,
+                f"{shown[i, j]:,}" if shown is C else f"{shown[i, j]:.0%}",
+                ha="center",
+                va="center",
+                fontsize=8.5,
+                color="white" if share[i, j] > 0.55 else INK,
+            )
+        middle = np.arange(len(C)) + 0.5
+        ax.set(
+            xticks=middle,
+            yticks=middle,
+            xticklabels=pred.classes,
+            yticklabels=pred.classes,
+            xlabel="predicted",
+            title=title,
+            aspect="equal",
+        )
+        ax.invert_yaxis()
+        ax.spines[:].set_visible(False)
+        ax.tick_params(length=0)
+    axes[0].set_ylabel("true")
     return fig
 
 # %% ../../nbs/reporting/00_figures.ipynb #45c10d4a
-def subjects_figure(scores: Scores, metric: str = 'kappa'):  # -> figure
+def subjects_figure(scores: Scores, metric: str = "kappa"):  # -> figure
     "The metric of every subject in order, and the pooled value with its interval."
     each, pooled = scores.per_subject(metric).sort_values(), scores.pooled()[metric]
     fig, ax = new_figure(7.4, 2.4)
-    if np.isfinite(pooled['low']): ax.axhspan(pooled['low'], pooled['high'], color='#4a90c2', alpha=.18, lw=0)
-    ax.axhline(pooled['value'], color='#4a90c2', lw=1.5)
+    if np.isfinite(pooled["low"]):
+        ax.axhspan(pooled["low"], pooled["high"], color="#4a90c2", alpha=0.18, lw=0)
+    ax.axhline(pooled["value"], color="#4a90c2", lw=1.5)
     ax.scatter(range(len(each)), each, s=26, color=INK, zorder=3)
     few = len(each) <= 25
-    ax.set(xticks=range(len(each)) if few else [], xlabel='subject, in order of ' + metric, ylabel=metric, ylim=(min(0, each.min(skipna=True)) - .03, 1.03))
-    if few: ax.set_xticklabels(each.index, rotation=60, ha='right', fontsize=7.5)
-    ax.set_title(f'pooled {pooled["value"]:.3f}' + (f' [{pooled["low"]:.3f}, {pooled["high"]:.3f}]' if np.isfinite(pooled['low']) else ' (no interval: one subject)'))
+    ax.set(
+        xticks=range(len(each)) if few else [],
+        xlabel="subject, in order of " + metric,
+        ylabel=metric,
+        ylim=(min(0, each.min(skipna=True)) - 0.03, 1.03),
+    )
+    if few:
+        ax.set_xticklabels(each.index, rotation=60, ha="right", fontsize=7.5)
+    ax.set_title(
+        f"pooled {pooled['value']:.3f}"
+        + (
+            f" [{pooled['low']:.3f}, {pooled['high']:.3f}]"
+            if np.isfinite(pooled["low"])
+            else " (no interval: one subject)"
+        )
+    )
     return fig
 
 # %% ../../nbs/reporting/00_figures.ipynb #00f49e97
 def by_record(pred: Predictions) -> pd.DataFrame:  # index record; subject, epochs, kappa, accuracy
     "Agreement of every record, worst first."
     f = pred.frame.assign(_hit=0)
-    names, who = np.unique(f['record'].astype(str), return_inverse=True)
+    names, who = np.unique(f["record"].astype(str), return_inverse=True)
     C = confusion(pred.y_true, pred.y_pred, len(pred.classes), who)
-    first = f.drop_duplicates('record').assign(record=lambda d: d['record'].astype(str)).set_index('record')['subject']
-    table = pd.DataFrame(dict(subject=first.reindex(names).to_numpy(), epochs=C.sum((1, 2)), kappa=kappa(C), accuracy=accuracy(C)), index=pd.Index(names, name='record'))
-    return table.sort_values(['kappa', 'accuracy'], na_position='first')
+    first = (
+        f.drop_duplicates("record")
+        .assign(record=lambda d: d["record"].astype(str))
+        .set_index("record")["subject"]
+    )
+    table = pd.DataFrame(
+        dict(
+            subject=first.reindex(names).to_numpy(),
+            epochs=C.sum((1, 2)),
+            kappa=kappa(C),
+            accuracy=accuracy(C),
+        ),
+        index=pd.Index(names, name="record"),
+    )
+    return table.sort_values(["kappa", "accuracy"], na_position="first")
 
-def typical_records(pred: Predictions) -> dict:  # 'best', 'median', 'worst' -> record; fewer with fewer records
+
+def typical_records(
+    pred: Predictions,
+) -> dict:  # 'best', 'median', 'worst' -> record; fewer with fewer records
     "The records that a report shows, chosen by rule."
     t = by_record(pred).index
-    return dict(best=t[-1], median=t[len(t) // 2], worst=t[0]) if len(t) > 2 else dict(zip(('best', 'worst'), t[::-1], strict=False))
+    return (
+        dict(best=t[-1], median=t[len(t) // 2], worst=t[0])
+        if len(t) > 2
+        else dict(zip(("best", "worst"), t[::-1], strict=False))
+    )
 
 # %% ../../nbs/reporting/00_figures.ipynb #b24be58b
-HEIGHT = dict(W=4, R=3, N1=2, N2=1, N3=0)   # the usual order of a hypnogram, wake on top
+HEIGHT = dict(W=4, R=3, N1=2, N2=1, N3=0)  # the usual order of a hypnogram, wake on top
+
 
 def _staircase(ax, hours, y, classes, colour):
     level = np.array([HEIGHT.get(c, -i) for i, c in enumerate(classes)], float)[y]
     breaks = np.flatnonzero(np.diff(hours) > 1.5 * np.min(np.diff(hours), initial=1)) + 1
-    for part in np.split(np.arange(len(y)), breaks): ax.step(hours[part], level[part], where='post', color=colour, lw=1)
-    if 'R' in classes:
-        rem = np.where(y == classes.index('R'), level, np.nan)
-        ax.plot(hours, rem, color=STAGE_COLOURS['R'], lw=2.6, solid_capstyle='butt')
+    for part in np.split(np.arange(len(y)), breaks):
+        ax.step(hours[part], level[part], where="post", color=colour, lw=1)
+    if "R" in classes:
+        rem = np.where(y == classes.index("R"), level, np.nan)
+        ax.plot(hours, rem, color=STAGE_COLOURS["R"], lw=2.6, solid_capstyle="butt")
     names = sorted(HEIGHT, key=HEIGHT.get) if set(classes) == set(HEIGHT) else classes[::-1]
     ax.set(yticks=[HEIGHT.get(c, -classes.index(c)) for c in names], yticklabels=names)
-    ax.tick_params(axis='y', labelsize=7.5)
+    ax.tick_params(axis="y", labelsize=7.5)
 
-def hypnogram_figure(pred: Predictions,
-                     record: str,          # which night
-                     epoch_s: float = 30.0 # s
-                    ):                     # -> figure
+
+def _density_image(p, order, shades, columns):  # -> (64, n_columns, 3), white where no epoch stands
+    "Probabilities as stacked colours, 64 levels, one column an epoch."
+    above = np.linspace(1, 0, 64, endpoint=False)[:, None, None]
+    which = (above > np.cumsum(p[:, order], axis=1)).sum(2).clip(max=len(order) - 1)
+    image = np.ones((64, columns[-1] + 1, 3))
+    image[:, columns] = np.array([shades[i] for i in order])[which]
+    return image
+
+
+def _differences_image(wrong, columns):  # -> (1, n_columns, 3)
+    "Red where the prediction is not the truth."
+    image = np.ones((1, columns[-1] + 1, 3))
+    image[0, columns[wrong]] = (0.75, 0.22, 0.17)
+    return image
+
+
+def _stage_legend(ax, classes):
+    from matplotlib.patches import Patch
+
+    handles = [Patch(color=c, label=n) for n, c in zip(classes, colours(classes), strict=True)]
+    place = dict(loc="lower right", bbox_to_anchor=(1, 1), handlelength=1, columnspacing=1)
+    ax.legend(handles=handles, ncols=len(classes), fontsize=7, frameon=False, **place)
+
+# %% ../../nbs/reporting/00_figures.ipynb #b17d696b
+def hypnogram_figure(
+    pred: Predictions,
+    record: str,  # which night
+    epoch_s: float = 30.0,  # s
+):  # -> figure
     "One night: true, disagreement, predicted, and the hypnodensity."
     from matplotlib.colors import to_rgb
-    from matplotlib.patches import Patch
-    rows = np.flatnonzero(pred.frame['record'].astype(str) == record)
-    rows = rows[np.argsort(pred.frame['index'].to_numpy()[rows])]
-    hours = pred.frame['index'].to_numpy()[rows] * epoch_s / 3600
-    y, z, p = pred.y_true[rows], pred.y_pred[rows], pred.proba[rows]
-    fig, (a, m, b, d) = new_figure(7.4, 4.2, nrows=4, sharex=True, height_ratios=(3, .45, 3, 2.4))
-    _staircase(a, hours, y, pred.classes, INK); _staircase(b, hours, z, pred.classes, '#4a90c2')
+
+    rows = np.flatnonzero(pred.frame["record"].astype(str) == record)
+    rows = rows[np.argsort(pred.frame["index"].to_numpy()[rows])]
+    hours = pred.frame["index"].to_numpy()[rows] * epoch_s / 3600
+    columns = np.rint((hours - hours[0]) * 3600 / epoch_s).astype(int)
+    y, z, names = pred.y_true[rows], pred.y_pred[rows], pred.classes
+    fig, (a, m, b, d) = new_figure(7.4, 4.2, nrows=4, sharex=True, height_ratios=(3, 0.45, 3, 2.4))
+    _staircase(a, hours, y, names, INK)
+    _staircase(b, hours, z, names, "#4a90c2")
+    stacked = ("N3", "N2", "N1", "R", "W") if set(names) == set(HEIGHT) else names
+    shades = [to_rgb(c) for c in colours(names)]
+    density = _density_image(pred.proba[rows], [names.index(c) for c in stacked], shades, columns)
     span = (hours[0], hours[-1] + epoch_s / 3600)
-    grid = np.rint((hours - hours[0]) * 3600 / epoch_s).astype(int)   # column of each epoch; left-out epochs stay white
-    paint = lambda ax, rgb: ax.imshow(rgb, extent=(*span, 0, 1), aspect='auto', interpolation='none')
-    marks = np.ones((1, grid[-1] + 1, 3)); marks[0, grid[y != z]] = to_rgb('#c0392b')
-    paint(m, marks); m.set(yticks=[]); m.spines[:].set_visible(False)
-    m.set_ylabel('differ', rotation=0, ha='right', va='center', fontsize=7.5)
-    order = [pred.classes.index(c) for c in ('N3', 'N2', 'N1', 'R', 'W')] if set(pred.classes) == set(HEIGHT) else range(len(pred.classes))
-    above = np.linspace(1, 0, 64, endpoint=False)[:, None, None]       # 64 levels of probability, top first
-    which = (above > np.cumsum(p[:, order], axis=1)).sum(2).clip(max=len(order) - 1)
-    density = np.ones((64, grid[-1] + 1, 3)); density[:, grid] = np.array([to_rgb(colours(pred.classes)[i]) for i in order])[which]
-    paint(d, density)
-    d.set(yticks=[0, 1], xlabel='hours since the recording began', xlim=span)
+    for ax, image in ((m, _differences_image(y != z, columns)), (d, density)):
+        ax.imshow(image, extent=(*span, 0, 1), aspect="auto", interpolation="none")
+    m.set(yticks=[])
+    m.spines[:].set_visible(False)
+    m.set_ylabel("differ", rotation=0, ha="right", va="center", fontsize=7.5)
+    d.set(yticks=[0, 1], xlabel="hours since the recording began", xlim=span)
     k = by_record(pred).loc[record]
-    a.set_title(f'{record}: scored', pad=3); b.set_title(f'predicted, kappa {k["kappa"]:.3f}, accuracy {k["accuracy"]:.3f}', pad=3); d.set_title('hypnodensity', pad=3)
-    d.legend(handles=[Patch(color=c, label=n) for n, c in zip(pred.classes, colours(pred.classes), strict=True)], ncols=5, fontsize=7, frameon=False,
-             loc='lower right', bbox_to_anchor=(1, 1), handlelength=1, columnspacing=1)
+    a.set_title(f"{record}: scored", pad=3)
+    b.set_title(f"predicted, kappa {k['kappa']:.3f}, accuracy {k['accuracy']:.3f}", pad=3)
+    d.set_title("hypnodensity", pad=3)
+    _stage_legend(d, names)
     return fig
 
 # %% ../../nbs/reporting/00_figures.ipynb #6cbc1bf5
 def stage_fractions(pred: Predictions) -> pd.DataFrame:  # a row a class: scored, predicted, expected
     "Share of each class as scored, as predicted, and as the mean probability says."
     K = len(pred.classes)
-    return pd.DataFrame(dict(scored=np.bincount(pred.y_true, minlength=K) / len(pred), predicted=np.bincount(pred.y_pred, minlength=K) / len(pred),
-                             probability=pred.proba.mean(0)), index=pd.Index(pred.classes, name='class'))
+    return pd.DataFrame(
+        dict(
+            scored=np.bincount(pred.y_true, minlength=K) / len(pred),
+            predicted=np.bincount(pred.y_pred, minlength=K) / len(pred),
+            probability=pred.proba.mean(0),
+        ),
+        index=pd.Index(pred.classes, name="class"),
+    )
+
 
 def fractions_figure(pred: Predictions):  # -> figure
     "Shares of the classes in scored and predicted labels and in the mean probabilities."
@@ -144,24 +255,46 @@ def fractions_figure(pred: Predictions):  # -> figure
     for c, colour in zip(t.index, colours(pred.classes), strict=True):
         ax.barh(range(3), t.loc[c], left=left, color=colour, label=c)
         for k, v in enumerate(t.loc[c]):
-            if v > .035: ax.text(left[k] + v / 2, k, f'{v:.0%}', ha='center', va='center', fontsize=7.5, color='white' if c in ('N3', 'N2', 'R') else INK)
+            if v > 0.035:
+                ax.text(
+                    left[k] + v / 2,
+                    k,
+                    f"{v:.0%}",
+                    ha="center",
+                    va="center",
+                    fontsize=7.5,
+                    color="white" if c in ("N3", "N2", "R") else INK,
+                )
         left = left + t.loc[c].to_numpy()
-    ax.set(yticks=range(3), yticklabels=['scored', 'predicted', 'mean probability'], xlim=(0, 1), xticks=[]); ax.invert_yaxis(); ax.spines[:].set_visible(False)
-    ax.legend(ncols=len(t), frameon=False, fontsize=7.5, loc='upper center', bbox_to_anchor=(.5, 0), handlelength=1)
+    ax.set(yticks=range(3), yticklabels=["scored", "predicted", "mean probability"], xlim=(0, 1), xticks=[])
+    ax.invert_yaxis()
+    ax.spines[:].set_visible(False)
+    ax.legend(
+        ncols=len(t), frameon=False, fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, 0), handlelength=1
+    )
     return fig
 
 # %% ../../nbs/reporting/00_figures.ipynb #8aabd02b
 def comparison_figure(cells: list):  # of (Run, Predictions) -> figure
     "Pooled kappa with its interval, and each subject's."
-    cells = sorted(cells, key=lambda c: (c[0].simulated, c[0].dataset, -(c[0].metrics['kappa'].value or 0)))
-    fig, ax = new_figure(7.4, .6 + .42 * len(cells))
-    shade = {d: colours('abcdef')[i % 6] for i, d in enumerate(dict.fromkeys(r.dataset for r, _ in cells))}
+    cells = sorted(cells, key=lambda c: (c[0].simulated, c[0].dataset, -(c[0].metrics["kappa"].value or 0)))
+    fig, ax = new_figure(7.4, 0.6 + 0.42 * len(cells))
+    shade = {d: colours("abcdef")[i % 6] for i, d in enumerate(dict.fromkeys(r.dataset for r, _ in cells))}
     for k, (r, p) in enumerate(cells):
-        v, each = r.metrics['kappa'], score(p).per_subject('kappa').dropna()
-        ax.scatter(each, np.full(len(each), k), s=7, color=shade[r.dataset], alpha=.45, lw=0)
-        if v.low is not None: ax.plot([v.low, v.high], [k, k], color=INK, lw=1.4)
-        if v.value is not None: ax.scatter(v.value, k, s=34, color=shade[r.dataset], edgecolor=INK, zorder=3)
-    names = [f'{r.dataset}{" (simulated)" if r.simulated else ""}: {r.model}' for r, _ in cells]
-    ax.set(yticks=range(len(cells)), yticklabels=names, xlabel="Cohen's kappa", xlim=(min(-.05, ax.get_xlim()[0]), 1)); ax.invert_yaxis()
-    ax.grid(axis='x', color=PALE, lw=.6); ax.set_axisbelow(True)
+        v, each = r.metrics["kappa"], score(p).per_subject("kappa").dropna()
+        ax.scatter(each, np.full(len(each), k), s=7, color=shade[r.dataset], alpha=0.45, lw=0)
+        if v.low is not None:
+            ax.plot([v.low, v.high], [k, k], color=INK, lw=1.4)
+        if v.value is not None:
+            ax.scatter(v.value, k, s=34, color=shade[r.dataset], edgecolor=INK, zorder=3)
+    names = [f"{r.dataset_shown}: {r.model}" for r, _ in cells]
+    ax.set(
+        yticks=range(len(cells)),
+        yticklabels=names,
+        xlabel="Cohen's kappa",
+        xlim=(min(-0.05, ax.get_xlim()[0]), 1),
+    )
+    ax.invert_yaxis()
+    ax.grid(axis="x", color=PALE, lw=0.6)
+    ax.set_axisbelow(True)
     return fig

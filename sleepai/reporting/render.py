@@ -9,178 +9,283 @@ __all__ = ['RenderError', 'check_template', 'execute', 'tidy', 'to_html', 'cell_
 
 # %% ../../nbs/reporting/03_render.ipynb #94d61fc6
 import re
+import tempfile
 from pathlib import Path
 
 from ..core import InputError
-from ..data import atomic, checksum, code_digest, digest, project_root, reports_root, shown, templates_root
+from sleepai.data import (
+    atomic,
+    checksum,
+    code_digest,
+    digest,
+    project_root,
+    reports_root,
+    shown,
+    templates_root,
+)
 from ..evaluation.run import read_cell
 from ..provenance import Run
-from .site import index_page, page
+from .site import Entry, index_page, page
 
 # %% ../../nbs/reporting/03_render.ipynb #1dfed7db
 class RenderError(RuntimeError):
     "A template failed while it was executed; the message names the cell and the notebook kept for reading."
 
+
+def _read_template(template):
+    import nbformat
+
+    if not template.is_file():
+        there = ", ".join(sorted(p.name for p in templates_root().glob("*.ipynb")))
+        raise InputError(f"{shown(template)}: no such template; there are {there}.")
+    try:
+        return nbformat.read(template, 4)
+    except Exception as e:
+        what = f"not a notebook ({type(e).__name__})"
+        raise InputError(f"{shown(template)}: {what}; open it in JupyterLab and save it again.") from e
+
+
 def check_template(template: Path, parameters: dict):
     "Raises when the template has no one `parameters` cell, or does not know a parameter."
-    import nbformat
     import papermill
-    if not template.is_file(): raise InputError(f'{shown(template)}: no such template; there are {", ".join(sorted(p.name for p in templates_root().glob("*.ipynb")))}.')
-    try: nb = nbformat.read(template, 4)
-    except Exception as e: raise InputError(f'{shown(template)}: not a notebook ({type(e).__name__}); open it in JupyterLab and save it again.') from e
-    tagged = [c for c in nb.cells if 'parameters' in c.metadata.get('tags', [])]
-    if len(tagged) != 1:
-        raise InputError(f'{shown(template)}: needs one cell tagged `parameters`, found {len(tagged)}; tag it in JupyterLab (Property Inspector), and keep '
-                         f'`allowed_cell_metadata_keys = tags` in settings.ini or cleaning strips the tag.')
-    if 'kernelspec' not in nb.metadata: raise InputError(f'{shown(template)}: names no kernel; open it in JupyterLab, choose the Python kernel and save it.')
+
+    nb, name = _read_template(template), shown(template)
+    tagged = sum("parameters" in c.metadata.get("tags", []) for c in nb.cells)
+    if tagged != 1:
+        raise InputError(
+            f"{name}: needs one cell tagged `parameters`, found {tagged}; tag it in JupyterLab (Property Inspector), "
+            "and keep `allowed_cell_metadata_keys = tags` in settings.ini or cleaning strips the tag."
+        )
+    if "kernelspec" not in nb.metadata:
+        raise InputError(
+            f"{name}: names no kernel; open it in JupyterLab, choose the Python kernel and save it."
+        )
     known = papermill.inspect_notebook(str(template))
     unknown = sorted(set(parameters) - set(known))
-    if unknown: raise InputError(f'{shown(template)}: knows no parameter {unknown[0]!r}; it has {", ".join(known)}.')
+    if unknown:
+        raise InputError(f"{name}: knows no parameter {unknown[0]!r}; it has {', '.join(known)}.")
 
 # %% ../../nbs/reporting/03_render.ipynb #2be68839
-def execute(template: Path,     # notebook with a `parameters` cell
-            parameters: dict,
-            broken: Path        # where to keep the notebook if a cell fails
-           ):                   # -> executed notebook
+def execute(
+    template: Path,  # notebook with a `parameters` cell
+    parameters: dict,
+    broken: Path,  # where to keep the notebook if a cell fails
+):  # -> executed notebook
     "Run a template to its end, or say which cell failed."
-    import tempfile
-
     import nbformat
     import papermill
+
     check_template(template, parameters)
+    quiet = dict(progress_bar=False, log_output=False, extra_arguments=["--log-level=ERROR"])
     with tempfile.TemporaryDirectory() as t:
-        out = Path(t) / 'out.ipynb'
+        out, failure = str(Path(t) / "out.ipynb"), ""
+        place = dict(kernel_name="python3", cwd=str(project_root()))
         try:
-            papermill.execute_notebook(str(template), str(out), parameters, kernel_name='python3', progress_bar=False, log_output=False,
-                                       cwd=str(project_root()), extra_arguments=['--log-level=ERROR'])
-        except papermill.PapermillExecutionError as e: failure = f'cell {e.cell_index} failed with {e.ename}: {e.evalue}'
-        else: failure = ''
+            papermill.execute_notebook(str(template), out, parameters, **place, **quiet)
+        except papermill.PapermillExecutionError as e:
+            failure = f"cell {e.cell_index} failed with {e.ename}: {e.evalue}"
         nb = nbformat.read(out, 4)
-    failure = failure or ('a cell failed' if nb.metadata.get('papermill', {}).get('exception') else '')
-    failure = failure or next((f'a cell failed with {o.ename}: {o.evalue}' for c in nb.cells for o in c.get('outputs', []) if o.output_type == 'error'), '')
-    if failure:
-        with atomic(broken) as part: nbformat.write(nb, part)
-        raise RenderError(f'{shown(template)}: {failure}; the notebook as far as it got is {shown(broken)}.')
+    if failure := failure or _failure(nb):
+        with atomic(broken) as part:
+            nbformat.write(nb, part)
+        raise RenderError(f"{shown(template)}: {failure}; the notebook as far as it got is {shown(broken)}.")
     broken.unlink(missing_ok=True)
     return tidy(nb)
 
+# %% ../../nbs/reporting/03_render.ipynb #2a98ed71
+def _failure(nb) -> str:
+    "What went wrong in a notebook that papermill let pass; a failed magic is one of those."
+    for o in (o for c in nb.cells for o in c.get("outputs", [])):
+        if o.output_type == "error":
+            return f"a cell failed with {o.ename}: {o.evalue}"
+    return "a cell failed" if nb.metadata.get("papermill", {}).get("exception") else ""
+
+
 def tidy(nb):
-    "Without traces of the machine and the hour."
-    nb.metadata = {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}, 'language_info': {'name': 'python'}}
-    nb.cells = [c for c in nb.cells if 'note' not in c.metadata.get('tags', [])]
+    "Without traces of the machine and the hour, and without the template's note on itself."
+    nb.metadata = {
+        "kernelspec": {"display_name": "python3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    nb.cells = [c for c in nb.cells if "note" not in c.metadata.get("tags", [])]
     for k, c in enumerate(nb.cells):
-        c.id = f'cell-{k}'
-        c.metadata = {'tags': c.metadata['tags']} if c.metadata.get('tags') else {}
-        if c.cell_type == 'code':
+        c.id = f"cell-{k}"
+        c.metadata = {"tags": c.metadata["tags"]} if c.metadata.get("tags") else {}
+        if c.cell_type == "code":
             c.execution_count = None
-            for o in c.outputs: o.pop('execution_count', None) if o.output_type != 'execute_result' else o.update(execution_count=None)
-            c.outputs = [o for o in c.outputs if not (o.output_type == 'stream' and o.name == 'stderr')]
+            c.outputs = [o for o in c.outputs if not (o.output_type == "stream" and o.name == "stderr")]
+            for o in c.outputs:
+                if "execution_count" in o:
+                    o["execution_count"] = None
     return nb
 
 # %% ../../nbs/reporting/03_render.ipynb #c389f892
-def to_html(nb,
-            title: str,
-            links: dict,     # name -> relative address, for the head of the page
-            inputs: str = '' # digest of what the page was made from
-           ) -> str:
+def to_html(
+    nb,
+    title: str,
+    links: dict,  # name -> relative address, for the head of the page
+    inputs: str = "",  # digest of what the page was made from
+) -> str:
     "One self-contained HTML page: outputs without code, no address outside the page."
     from nbconvert import HTMLExporter
-    body, _ = HTMLExporter(template_name='basic', exclude_input=True, exclude_output_prompt=True, exclude_input_prompt=True, exclude_anchor_links=True).from_notebook_node(nb)
-    return page(title, re.sub(r'<script.*?</script>', '', body, flags=re.S), links, inputs)
+
+    body, _ = HTMLExporter(
+        template_name="basic",
+        exclude_input=True,
+        exclude_output_prompt=True,
+        exclude_input_prompt=True,
+        exclude_anchor_links=True,
+    ).from_notebook_node(nb)
+    return page(title, re.sub(r"<script.*?</script>", "", body, flags=re.S), links, inputs)
 
 # %% ../../nbs/reporting/03_render.ipynb #e14f2a5b
-def cell_folders(study: str = '') -> list:
+def cell_folders(study: str = "") -> list:
     "Folders with a `run.json`, in order."
-    return sorted(p.parent for p in (reports_root() / study).rglob('run.json'))
+    return sorted(p.parent for p in (reports_root() / study).rglob("run.json"))
 
-def finished_cells(study: str = '') -> list:  # of (Run, Predictions)
+
+def finished_cells(study: str = "") -> list:  # of (Run, Predictions)
     "Every finished cell of a study, read from its files."
     return [read_cell(f) for f in cell_folders(study)]
 
+
 def report_inputs(template: Path, *parts) -> str:
     "Digest of what a page is made from: the template, the code that draws, and the predictions."
-    return digest(checksum(template), code_digest('sleepai.reporting.figures', 'sleepai.reporting.tables', 'sleepai.reporting.site', 'sleepai.evaluation.metrics', 'sleepai.reporting.render'), *parts)
+    return digest(
+        checksum(template),
+        code_digest(
+            "sleepai.reporting.figures",
+            "sleepai.reporting.tables",
+            "sleepai.reporting.site",
+            "sleepai.evaluation.metrics",
+            "sleepai.reporting.render",
+        ),
+        *parts,
+    )
+
 
 def current(html: Path, inputs: str) -> bool:
     "Whether the page was made from these inputs."
     return html.exists() and f'content="{inputs}"' in html.read_text()[:4000]
 
 # %% ../../nbs/reporting/03_render.ipynb #88205c7e
-def render_html(nb,
-                html: Path,      # where the page stands: its title and links follow from its place
-                inputs: str = '' # digest of what the page was made from
-               ) -> str:
+def render_html(
+    nb,
+    html: Path,  # where the page stands: its title and links follow from its place
+    inputs: str = "",  # digest of what the page was made from
+) -> str:
     "The page of an executed report or comparison."
     place = html.parent.relative_to(reports_root()).parts
-    up = '../' * len(place)
-    if html.name == 'comparison.html': return to_html(nb, f'{place[0]}: models side by side', {'all reports': f'{up}index.html', 'notebook': 'comparison.ipynb'}, inputs)
-    links = {'all reports': f'{up}index.html', 'comparison': f'{up}{place[0]}/comparison.html', 'notebook': 'report.ipynb'}
-    return to_html(nb, Run.read(html.parent / 'run.json').title, links | {f: f for f in ('run.json', 'scores.csv', 'predictions.parquet')}, inputs)
+    up = "../" * len(place)
+    links = {"all reports": f"{up}index.html", "notebook": f"{html.stem}.ipynb"}
+    if html.name == "comparison.html":
+        return to_html(nb, f"{place[0]}: models side by side", links, inputs)
+    links |= {"comparison": f"{up}{place[0]}/comparison.html"}
+    links |= {f: f for f in ("run.json", "scores.csv", "predictions.parquet")}
+    return to_html(nb, Run.read(html.parent / "run.json").title, links, inputs)
 
-def render_cell(folder: Path,
-                template: Path | None = None,  # None = the evaluation template
-                fresh: bool = False,           # render even when nothing changed
-                extra: dict | None = None      # further parameters of a template of your own
-               ) -> bool:                      # whether anything was rendered
+# %% ../../nbs/reporting/03_render.ipynb #db2167ce
+def render_cell(
+    folder: Path,
+    template: Path | None = None,  # None = the evaluation template
+    fresh: bool = False,  # render even when nothing changed
+    extra: dict | None = None,  # further parameters of a template of your own
+) -> bool:  # whether anything was rendered
     "Report of one finished cell: `report.ipynb`, `report.html` and `preview.png`."
     import nbformat
-    run, template = Run.read(folder / 'run.json'), template or templates_root() / 'evaluation.ipynb'
+
+    run, template = Run.read(folder / "run.json"), template or templates_root() / "evaluation.ipynb"
     place = folder.relative_to(reports_root())
-    params = dict(study=run.study, dataset=run.dataset, model=run.model, protocol='/'.join(place.parts[3:])) | (extra or {})
-    inputs = report_inputs(template, checksum(folder / 'run.json'), params)
+    params = dict(
+        study=run.study, dataset=run.dataset, model=run.model, protocol="/".join(place.parts[3:])
+    ) | (extra or {})
+    inputs = report_inputs(template, checksum(folder / "run.json"), params)
     check_template(template, params)
-    if not fresh and current(folder / 'report.html', inputs): return False
-    nb = execute(template, params, folder / 'report.broken.ipynb')
+    if not fresh and current(folder / "report.html", inputs):
+        return False
+    nb = execute(template, params, folder / "report.broken.ipynb")
     preview(folder)
-    with atomic(folder / 'report.ipynb') as part: nbformat.write(nb, part)
-    with atomic(folder / 'report.html') as part: part.write_text(render_html(nb, folder / 'report.html', inputs))
+    with atomic(folder / "report.ipynb") as part:
+        nbformat.write(nb, part)
+    with atomic(folder / "report.html") as part:
+        part.write_text(render_html(nb, folder / "report.html", inputs))
     return True
 
+# %% ../../nbs/reporting/03_render.ipynb #9327db84
 def preview(folder: Path):
     "A picture of the median night (or of the confusion matrix), for the index and the README."
     from sleepai.reporting.figures import confusion_figure, hypnogram_figure, typical_records
+
     run, pred = read_cell(folder)
     typical = typical_records(pred)
-    fig = hypnogram_figure(pred, typical.get('median', typical.get('best'))) if run.study == 'sleep' else confusion_figure(pred)
-    with atomic(folder / 'preview.png') as part: fig.savefig(part, format='png', dpi=130)
+    fig = (
+        hypnogram_figure(pred, typical.get("median", typical.get("best")))
+        if run.study == "sleep"
+        else confusion_figure(pred)
+    )
+    with atomic(folder / "preview.png") as part:
+        fig.savefig(part, format="png", dpi=130)
 
 # %% ../../nbs/reporting/03_render.ipynb #68935eec
 def render_comparison(study: str, fresh: bool = False) -> bool:
     "The page that sets a study's finished cells side by side."
     import nbformat
-    folder, template = reports_root() / study, templates_root() / 'comparison.ipynb'
-    inputs = report_inputs(template, *(checksum(f / 'run.json') for f in cell_folders(study)))
-    if not fresh and current(folder / 'comparison.html', inputs): return False
-    nb = execute(template, dict(study=study), folder / 'comparison.broken.ipynb')
-    with atomic(folder / 'comparison.ipynb') as part: nbformat.write(nb, part)
-    with atomic(folder / 'comparison.html') as part:
-        part.write_text(render_html(nb, folder / 'comparison.html', inputs))
+
+    folder, template = reports_root() / study, templates_root() / "comparison.ipynb"
+    inputs = report_inputs(template, *(checksum(f / "run.json") for f in cell_folders(study)))
+    if not fresh and current(folder / "comparison.html", inputs):
+        return False
+    nb = execute(template, dict(study=study), folder / "comparison.broken.ipynb")
+    with atomic(folder / "comparison.ipynb") as part:
+        nbformat.write(nb, part)
+    with atomic(folder / "comparison.html") as part:
+        part.write_text(render_html(nb, folder / "comparison.html", inputs))
     return True
 
 # %% ../../nbs/reporting/03_render.ipynb #2652718f
 def index_html() -> str:
     "The page of every finished cell, by study and dataset."
-    entries = [(f.relative_to(reports_root()).as_posix(), Run.read(f / 'run.json'), (f / 'report.html').exists()) for f in cell_folders()]
+    entries = [
+        Entry(
+            f.relative_to(reports_root()).as_posix(), Run.read(f / "run.json"), (f / "report.html").exists()
+        )
+        for f in cell_folders()
+    ]
     return index_page(entries)
 
+# %% ../../nbs/reporting/03_render.ipynb #f717d5bf
 def side_by_side(make, work: list, progress) -> list:  # of (name, outcome), in the order of work
     "make(item) for every (name, ...) item, two kernels at a time: a kernel spends half of its life starting."
     from joblib import Parallel, delayed
+
     done = []
-    progress(0, len(work), 'starting')
-    for item, outcome in zip(work, Parallel(n_jobs=2, prefer='threads', return_as='generator')(delayed(make)(w) for w in work), strict=True):
-        done.append((item[0], outcome)); progress(len(done), len(work), item[0])
+    progress(0, len(work), "starting")
+    for item, outcome in zip(
+        work,
+        Parallel(n_jobs=2, prefer="threads", return_as="generator")(delayed(make)(w) for w in work),
+        strict=True,
+    ):
+        done.append((item[0], outcome))
+        progress(len(done), len(work), item[0])
     return done
 
-def render_all(study: str = '',
-               fresh: bool = False,                          # render even what is up to date
-               progress=lambda done, total, name: None
-              ) -> list:                                     # names of pages made
+
+def render_all(
+    study: str = "",
+    fresh: bool = False,  # render even what is up to date
+    progress=lambda done, total, name: None,
+) -> list:  # names of pages made
     "Reports of all finished cells, their comparisons and the index."
     folders = cell_folders(study)
-    if not folders: raise InputError(f'{shown(reports_root() / study)}: holds no finished evaluation; make one with `sleepai run`.')
+    if not folders:
+        raise InputError(
+            f"{shown(reports_root() / study)}: holds no finished evaluation; make one with `sleepai run`."
+        )
     names = sorted({f.relative_to(reports_root()).parts[0] for f in folders})
-    work = [(f.relative_to(reports_root()).as_posix(), render_cell, f) for f in folders] + [(f'{s}/comparison', render_comparison, s) for s in names]
+    work = [(f.relative_to(reports_root()).as_posix(), render_cell, f) for f in folders] + [
+        (f"{s}/comparison", render_comparison, s) for s in names
+    ]
     made = [name for name, new in side_by_side(lambda w: w[1](w[2], fresh=fresh), work, progress) if new]
-    with atomic(reports_root() / 'index.html') as part: part.write_text(index_html())
+    with atomic(reports_root() / "index.html") as part:
+        part.write_text(index_html())
     return made

@@ -12,116 +12,228 @@ import pandas as pd
 
 from ..core import Predictions, Scores
 from ..provenance import Run
-from ..registry import datasets, metrics, models, protocols, studies
+from ..registry import metrics, models, protocols, studies
 
 # %% ../../nbs/reporting/01_tables.ipynb #e7603403
 class Table:
     "A frame shown the way all reports show tables."
-    def __init__(self, frame: pd.DataFrame, digits: int = 3): self.frame, self.digits = frame, digits
+
+    def __init__(self, frame: pd.DataFrame, digits: int = 3):
+        self.frame, self.digits = frame, digits
 
     def _text(self, v):
-        if v is None or (isinstance(v, float) and np.isnan(v)): return '–'
-        if isinstance(v, bool | np.bool_): return 'yes' if v else 'no'
-        if isinstance(v, int | np.integer): return f'{v:,}'
-        return f'{v:.{self.digits}f}' if isinstance(v, float) else str(v)
+        if v is None or (isinstance(v, float) and np.isnan(v)):
+            return "–"
+        if isinstance(v, bool | np.bool_):
+            return "yes" if v else "no"
+        if isinstance(v, int | np.integer):
+            return f"{v:,}"
+        return f"{v:.{self.digits}f}" if isinstance(v, float) else str(v)
 
     def _repr_html_(self):
         named = self.frame.index.name is not None
-        html = self.frame.map(self._text).to_html(border=0, classes='table', index=named, index_names=False, escape=True, header=any(self.frame.columns != ''))
-        if named: html = html.replace('<th></th>', f'<th>{self.frame.index.name}</th>', 1)
+        html = self.frame.map(self._text).to_html(
+            border=0,
+            classes="table",
+            index=named,
+            index_names=False,
+            escape=True,
+            header=any(self.frame.columns != ""),
+        )
+        if named:
+            html = html.replace("<th></th>", f"<th>{self.frame.index.name}</th>", 1)
         return f'<div class="scroll">{html}</div>'
 
-    def __repr__(self): return self.frame.map(self._text).to_string(index=self.frame.index.name is not None)
+    def __repr__(self):
+        return self.frame.map(self._text).to_string(index=self.frame.index.name is not None)
 
 # %% ../../nbs/reporting/01_tables.ipynb #f26b9441
 def summary(run: Run) -> str:  # markdown
     "Title and one sentence with the number that decides."
-    k, a = run.metrics['kappa'], run.metrics['accuracy']
-    said = 'undefined' if k.value is None else f'**{k.value:.3f}**' + ('' if k.low is None else f' (95 % interval {k.low:.3f} to {k.high:.3f})')
-    warn = '\n\n**All data here are simulated.** These numbers say that the workbench works; they say nothing about patients.' if run.simulated else ''
-    return (f"# {run.title}\n\nCohen's kappa {said}, accuracy {a.value:.3f}, on {run.n_examples:,} {studies[run.study].unit}s of "
-            f'{run.n_records:,} records and {run.n_subjects:,} subjects. {studies[run.study].note}{warn}')
+    k, a = run.metrics["kappa"], run.metrics["accuracy"]
+    said = (
+        "undefined"
+        if k.value is None
+        else f"**{k.value:.3f}**" + ("" if k.low is None else f" (95 % interval {k.low:.3f} to {k.high:.3f})")
+    )
+    warn = (
+        "\n\n**All data here are simulated.** These numbers say that the workbench works; they say nothing about patients."
+        if run.simulated
+        else ""
+    )
+    return (
+        f"# {run.title}\n\nCohen's kappa {said}, accuracy {a.value:.3f}, on {run.n_examples:,} {studies[run.study].unit}s of "
+        f"{run.n_records:,} records and {run.n_subjects:,} subjects. {studies[run.study].note}{warn}"
+    )
+
 
 def comparison_summary(study, cells: list) -> str:  # markdown
     "Title of a study's comparison page."
-    names = sorted({r.dataset + (' (simulated)' if r.simulated else '') for r, _ in cells})
-    return f'# {study.title}: models side by side\n\n{len(cells)} finished evaluations on {", ".join(names)}. {study.note}'
+    names = sorted({r.dataset_shown for r, _ in cells})
+    return f"# {study.title}: models side by side\n\n{len(cells)} finished evaluations on {', '.join(names)}. {study.note}"
 
 # %% ../../nbs/reporting/01_tables.ipynb #aa14dd68
 def what_was_run(run: Run) -> pd.DataFrame:
     "Dataset, model, protocol and sizes, in words."
-    info = datasets[run.dataset].info if run.dataset in datasets else None
-    rows = {'dataset': (info.title if info else run.dataset) + (' (SIMULATED)' if run.simulated else ''),
-            'source': f'{info.source} — {info.licence}' if info else '', 'cite': info.citation if info else '', 'mind': info.note if info else '',
-            'model': models[run.model].title if run.model in models else run.model, 'what it sees': f'{run.params["features"]} ({run.params["n_features"]:,} columns)',
-            'about it': models[run.model].note if run.model in models else '',
-            'protocol': f'{run.protocol}: {protocols[run.protocol].title}' if run.protocol in protocols else run.protocol,
-            'subjects, records, examples': f'{run.n_subjects:,} subjects, {run.n_records:,} records, {run.n_examples:,} examples'}
-    if run.params.get('limit'): rows['limited to'] = f'the first {run.params["limit"]} subjects: a quick look, not a result'
-    return pd.DataFrame({'': rows.values()}, index=pd.Index(rows, name='what')).loc[lambda d: d[''] != '']
+    info = run.about
+    rows = {
+        "dataset": info["title"] + (" (SIMULATED)" if run.simulated else ""),
+        "source": f"{info['source']} — {info['licence']}",
+        "cite": info["citation"],
+        "mind": info["note"],
+        "model": models[run.model].title if run.model in models else run.model,
+        "what it sees": f"{run.params['features']} ({run.params['n_features']:,} columns)",
+        "about it": models[run.model].note if run.model in models else "",
+        "protocol": f"{run.protocol}: {protocols[run.protocol].title}"
+        if run.protocol in protocols
+        else run.protocol,
+        "subjects, records, examples": f"{run.n_subjects:,} subjects, {run.n_records:,} records, {run.n_examples:,} examples",
+    }
+    if run.params.get("limit"):
+        rows["limited to"] = f"the first {run.params['limit']} subjects: a quick look, not a result"
+    return pd.DataFrame({"": rows.values()}, index=pd.Index(rows, name="what")).loc[lambda d: d[""] != ""]
+
 
 def exclusions(run: Run) -> pd.DataFrame:
     "Examples left out, by reason, beside those kept."
-    rows = {'evaluated': run.n_examples} | run.exclusions
-    return pd.DataFrame(dict(examples=rows.values()), index=pd.Index(rows, name='')).rename_axis('epochs')
+    rows = {"evaluated": run.n_examples} | run.exclusions
+    return pd.DataFrame(dict(examples=rows.values()), index=pd.Index(rows, name="")).rename_axis("epochs")
 
 # %% ../../nbs/reporting/01_tables.ipynb #b8b8abd6
 def headline(scores: Scores) -> pd.DataFrame:
     "Metrics without class: pooled value and interval, and the spread over subjects."
     pooled, rows = scores.pooled(), {}
     for m in metrics:
-        if m.name not in pooled: continue
-        q = np.nanpercentile(v, (25, 50, 75)) if (v := scores.per_subject(m.name).to_numpy()).size and np.isfinite(v).any() else [np.nan] * 3
-        rows[m.title] = dict(pooled[m.name], **{'subject q1': q[0], 'subject median': q[1], 'subject q3': q[2], 'better': m.better})
-    return pd.DataFrame(rows).T.rename_axis('metric').rename(columns=dict(value='pooled', low='95 % low', high='95 % high'))
+        if m.name not in pooled:
+            continue
+        q = (
+            np.nanpercentile(v, (25, 50, 75))
+            if (v := scores.per_subject(m.name).to_numpy()).size and np.isfinite(v).any()
+            else [np.nan] * 3
+        )
+        rows[m.title] = dict(
+            pooled[m.name],
+            **{"subject q1": q[0], "subject median": q[1], "subject q3": q[2], "better": m.better},
+        )
+    return (
+        pd.DataFrame(rows)
+        .T.rename_axis("metric")
+        .rename(columns=dict(value="pooled", low="95 % low", high="95 % high"))
+    )
+
 
 def per_class(scores: Scores, run: Run) -> pd.DataFrame:
     "F1, sensitivity and positive predictive value of every class, with intervals and number of examples."
     pooled, n = scores.pooled(), np.sum(run.confusion, axis=1)
     rows = {}
     for k, c in enumerate(run.classes):
-        cells = {'examples': int(n[k])}
-        for m, name in (('f1', 'F1'), ('sensitivity', 'sensitivity'), ('ppv', 'PPV')):
-            d = pooled[f'{m}_{c}']
-            cells |= {name: d['value'], f'{name} 95 %': '–' if np.isnan(d['low']) else f'[{d["low"]:.3f}, {d["high"]:.3f}]'}
+        cells = {"examples": int(n[k])}
+        for m, name in (("f1", "F1"), ("sensitivity", "sensitivity"), ("ppv", "PPV")):
+            d = pooled[f"{m}_{c}"]
+            cells |= {
+                name: d["value"],
+                f"{name} 95 %": "–" if np.isnan(d["low"]) else f"[{d['low']:.3f}, {d['high']:.3f}]",
+            }
         rows[c] = cells
-    return pd.DataFrame(rows.values(), index=pd.Index(rows, name='class'))
+    return pd.DataFrame(rows.values(), index=pd.Index(rows, name="class"))
+
 
 def confusion_table(run: Run) -> pd.DataFrame:
     "The matrix of counts, rows true, columns predicted."
-    return pd.DataFrame(run.confusion, index=pd.Index(run.classes, name='true \\ predicted'), columns=run.classes)
+    return pd.DataFrame(
+        run.confusion, index=pd.Index(run.classes, name="true \\ predicted"), columns=run.classes
+    )
 
 # %% ../../nbs/reporting/01_tables.ipynb #7e7ddd7b
 def provenance(run: Run) -> pd.DataFrame:
     "Where the numbers come from and how to get them again."
     code, hw = run.code, run.hardware
-    rows = {'recompute': f'sleepai run {run.study} --dataset {run.dataset} --model {run.model} --protocol {run.protocol} --seed {run.seed}'
-                         + (f' --subjects {run.params["limit"]}' if run.params.get('limit') else '') + ' --fresh',
-            'check': 'sleepai verify', 'estimator': run.params['estimator'], 'seed': run.seed,
-            'commit': f'{code["commit"] or "outside git"}' + (' (with changes)' if code['clean'] is False else ''),
-            'packages': ', '.join(f'{k} {v}' for k, v in run.packages.items()), 'data, sha256': f'{len(run.data)} records, listed in run.json',
-            'predictions, sha256': run.predictions_sha256, 'machine': f'{hw["cpu"]}, {hw["cores"]} cores, {hw["memory_gib"]} GiB, {hw["system"]}',
-            'took': f'{run.seconds:.0f} s, at most {run.peak_memory_mb or 0:,.0f} MB', 'on': run.created}
-    return pd.DataFrame({'': [str(v) for v in rows.values()]}, index=pd.Index(rows, name='what'))
+    rows = {
+        "recompute": f"sleepai run {run.study} --dataset {run.dataset} --model {run.model} --protocol {run.protocol} --seed {run.seed}"
+        + (f" --subjects {run.params['limit']}" if run.params.get("limit") else "")
+        + " --fresh",
+        "check": "sleepai verify",
+        "estimator": run.params["estimator"],
+        "seed": run.seed,
+        "commit": f"{code['commit'] or 'outside git'}"
+        + (" (with changes)" if code["clean"] is False else ""),
+        "packages": ", ".join(f"{k} {v}" for k, v in run.packages.items()),
+        "data, sha256": f"{len(run.data)} records, listed in run.json",
+        "predictions, sha256": run.predictions_sha256,
+        "machine": f"{hw['cpu']}, {hw['cores']} cores, {hw['memory_gib']} GiB, {hw['system']}",
+        "took": f"{run.seconds:.0f} s, at most {run.peak_memory_mb or 0:,.0f} MB",
+        "on": run.created,
+    }
+    return pd.DataFrame({"": [str(v) for v in rows.values()]}, index=pd.Index(rows, name="what"))
+
 
 def folds_table(run: Run) -> pd.DataFrame:
     "Every fold: who was tested, on how many it was trained, what was tuned."
-    return pd.DataFrame([{'tested subjects': ', '.join(f['test_subjects']), 'test examples': f['n_test'], 'train subjects': len(f['train_subjects']),
-                          'train examples': f['n_train'], 'tuned': ', '.join(f'{k.split("__")[-1]} {v}' for k, v in f['tuned'].items()) or '–'} for f in run.folds],
-                        index=pd.Index([f['name'] for f in run.folds], name='fold'))
+    return pd.DataFrame(
+        [
+            {
+                "tested subjects": ", ".join(f["test_subjects"]),
+                "test examples": f["n_test"],
+                "train subjects": len(f["train_subjects"]),
+                "train examples": f["n_train"],
+                "tuned": ", ".join(f"{k.split('__')[-1]} {v}" for k, v in f["tuned"].items()) or "–",
+            }
+            for f in run.folds
+        ],
+        index=pd.Index([f["name"] for f in run.folds], name="fold"),
+    )
 
 # %% ../../nbs/reporting/01_tables.ipynb #45d0da24
 def side_by_side(cells: list) -> pd.DataFrame:  # of (Run, Predictions)
     "One row a finished cell, best kappa first within a dataset."
-    rows = [{'dataset': r.dataset + (' (simulated)' if r.simulated else ''), 'model': r.model, 'protocol': r.protocol, 'subjects': r.n_subjects, 'examples': r.n_examples,
-             **{name: r.metrics[m].value for m, name in (('kappa', 'kappa'), ('accuracy', 'accuracy'), ('macro_f1', 'macro-F1'), ('log_loss', 'log-loss'))},
-             'kappa 95 %': '–' if r.metrics['kappa'].low is None else f'[{r.metrics["kappa"].low:.3f}, {r.metrics["kappa"].high:.3f}]'} for r, _ in cells]
-    t = pd.DataFrame(rows).sort_values(['dataset', 'kappa'], ascending=[True, False])
-    return t[['dataset', 'model', 'protocol', 'subjects', 'examples', 'kappa', 'kappa 95 %', 'accuracy', 'macro-F1', 'log-loss']].set_index('dataset')
+    rows = [
+        {
+            "dataset": r.dataset_shown,
+            "model": r.model,
+            "protocol": r.protocol,
+            "subjects": r.n_subjects,
+            "examples": r.n_examples,
+            **{
+                name: r.metrics[m].value
+                for m, name in (
+                    ("kappa", "kappa"),
+                    ("accuracy", "accuracy"),
+                    ("macro_f1", "macro-F1"),
+                    ("log_loss", "log-loss"),
+                )
+            },
+            "kappa 95 %": "–"
+            if r.metrics["kappa"].low is None
+            else f"[{r.metrics['kappa'].low:.3f}, {r.metrics['kappa'].high:.3f}]",
+        }
+        for r, _ in cells
+    ]
+    t = pd.DataFrame(rows).sort_values(["dataset", "kappa"], ascending=[True, False])
+    return t[
+        [
+            "dataset",
+            "model",
+            "protocol",
+            "subjects",
+            "examples",
+            "kappa",
+            "kappa 95 %",
+            "accuracy",
+            "macro-F1",
+            "log-loss",
+        ]
+    ].set_index("dataset")
 
 # %% ../../nbs/reporting/01_tables.ipynb #aa0e541e
 def class_comparison(cells: list) -> pd.DataFrame:  # of (Run, Predictions)
     "F1 of every class, one row a finished cell."
-    rows = [{'dataset': r.dataset + (' (simulated)' if r.simulated else ''), 'model': r.model, 'protocol': r.protocol, **{c: r.metrics[f'f1_{c}'].value for c in r.classes}}
-            for r, _ in sorted(cells, key=lambda c: (c[0].dataset, -(c[0].metrics['kappa'].value or 0)))]
-    return pd.DataFrame(rows).set_index('dataset')
+    rows = [
+        {
+            "dataset": r.dataset_shown,
+            "model": r.model,
+            "protocol": r.protocol,
+            **{c: r.metrics[f"f1_{c}"].value for c in r.classes},
+        }
+        for r, _ in sorted(cells, key=lambda c: (c[0].dataset, -(c[0].metrics["kappa"].value or 0)))
+    ]
+    return pd.DataFrame(rows).set_index("dataset")

@@ -10,6 +10,17 @@ from ..core import STAGES, Study
 from ..registry import studies
 
 # %% ../../nbs/studies/00_sleep.ipynb #7994c6cd
-studies.add(Study(name='sleep', title='Sleep staging', unit='epoch', classes=STAGES, primary='kappa', protocol='5-fold',
-                  datasets=('simulated',), models=('constant', 'raw-forest', 'forest', 'yasa'),
-                  sections=('hypnograms', 'stage fractions'), note='For research; not a medical device.'))
+studies.add(
+    Study(
+        name="sleep",
+        title="Sleep staging",
+        unit="epoch",
+        classes=STAGES,
+        primary="kappa",
+        protocol="5-fold",
+        datasets=("simulated",),
+        models=("constant", "raw-forest", "forest", "yasa"),
+        sections=("hypnograms", "stage fractions"),
+        note="For research; not a medical device.",
+    )
+)

@@ -1,0 +1,96 @@
+"""The committed reports: verified, self-contained, and readable at desktop and phone width."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+REPORTS = ROOT / "reports"
+PAGES = sorted(p.relative_to(REPORTS).as_posix() for p in REPORTS.rglob("*.html"))
+CHROMIUM = next((c for c in ("chromium", "chromium-browser", "google-chrome") if shutil.which(c)), None)
+EXPECTED = {
+    "simulated": {"constant", "raw-forest", "forest", "yasa"},
+    "sleep-edf-features": {"constant", "forest"},
+    "dreams": {"constant", "yasa", "forest"},
+}
+
+
+def test_the_promised_reports_are_there():
+    for dataset, models in EXPECTED.items():
+        for model in models:
+            names = {p.name for p in (REPORTS / "sleep" / dataset / model).iterdir()}
+            assert names >= {
+                "report.html",
+                "report.ipynb",
+                "run.json",
+                "predictions.parquet",
+                "scores.csv",
+            }, (dataset, model)
+
+
+def test_committed_reports_verify():
+    from sleepai.reporting.verify import verify
+
+    assert {k: v for k, v in verify().items() if v} == {}
+
+
+def test_committed_runs_come_from_committed_code():
+    for path in REPORTS.rglob("run.json"):
+        run = json.loads(path.read_text())
+        assert run["code"]["commit"] and run["code"]["clean"] and not run["params"]["limit"], (
+            f"{path}: not run from a clean commit on all subjects"
+        )
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_self_contained(name):
+    text = (REPORTS / name).read_text()
+    assert (
+        not re.search(r'<(?:script|img|link|iframe|source)[^>]+(?:src|href)="(?:https?:)?//', text)
+        and "@import" not in text
+    )
+    for link in re.findall(r'<(?:a|img)[^>]+(?:href|src)="([^"#]+)"', text):
+        if not link.startswith(("http", "data:", "mailto:")):
+            assert ((REPORTS / name).parent / link).exists(), f"{name} links {link}, which is not there"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_simulated_is_called_simulated(name):
+    text, runs = (REPORTS / name).read_text(), (REPORTS / name).parent / "run.json"
+    if runs.exists() and json.loads(runs.read_text())["simulated"]:
+        assert (
+            "simulated" in re.search(r"<title>(.*?)</title>", text)[1]
+            and "simulated" in re.search(r"<h1[^>]*>(.*?)</h1>", text, re.S)[1]
+        )
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium on this machine")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_pages_fit_the_window(tmp_path, width):
+    """No page scrolls sideways: each is opened in a frame of that width, which reports how wide its content is."""
+    some = [n for n in PAGES if n.count("/") < 2] + [n for n in PAGES if n.endswith("/report.html")][:3]
+    frames = "".join(
+        f'<iframe src="file://{REPORTS / n}" width="{width}" height="900" data-name="{n}"></iframe>'
+        for n in some
+    )
+    script = "onload=()=>{document.title=[...document.querySelectorAll('iframe')].map(f=>f.dataset.name+'='+f.contentDocument.documentElement.scrollWidth).join(' ')}"
+    (tmp_path / "frames.html").write_text(f"<!doctype html><body>{frames}<script>{script}</script>")
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--allow-file-access-from-files",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    dom = subprocess.run(
+        [CHROMIUM, *flags, "--virtual-time-budget=8000", "--dump-dom", f"file://{tmp_path / 'frames.html'}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    ).stdout
+    widths = dict(pair.rsplit("=", 1) for pair in re.search(r"<title>(.*?)</title>", dom)[1].split())
+    assert set(widths) == set(some) and all(int(w) <= width for w in widths.values()), widths
