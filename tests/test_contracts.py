@@ -15,6 +15,7 @@ from sleepai import registry
 from sleepai.core import STAGES, Examples, Hypnogram, Recording
 from sleepai.datasets.base import Dataset
 from sleepai.models.base import fit, probabilities
+from sleepai.preprocessing.signals import resample
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,17 @@ def test_feature_set(name, night):
     assert all(len(c.split("__")) == 3 for c in table) or list(table) == list(STAGES)
     assert fs.key() == fs.key() and len(fs.key()) == 64
     pd.testing.assert_frame_equal(table, fs.compute(rec))
+
+
+@pytest.mark.parametrize("sfreq", [50, 200, 256])
+@pytest.mark.parametrize("name", registry.features.names())
+def test_feature_set_at_other_rates(name, sfreq, night):
+    """One row an epoch and the same columns at every rate a dataset comes in; only a band that cannot exist is empty."""
+    fs, (rec, stages) = registry.features[name], night
+    table, usual = fs.compute(resample(rec, sfreq)), fs.compute(rec)
+    assert len(table) == len(stages) and list(table) == list(usual)
+    empty = [c for c in table if table[c].isna().any()]
+    assert all(sfreq == 50 and "gamma" in c for c in empty), empty
 
 
 @pytest.mark.parametrize("name", registry.models.names())

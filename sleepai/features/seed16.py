@@ -75,7 +75,7 @@ features.add(
         "seed16",
         "the sixteen features of one EEG channel",
         seed16,
-        uses=("sleepai.features.temporal", "sleepai.features.spectral", "sleepai.preprocessing.signals"),
+        uses=("sleepai.features.temporal", "sleepai.features.spectral"),
     )
 )
 

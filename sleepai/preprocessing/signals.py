@@ -100,7 +100,7 @@ def bandpass(
             f"found {low} and {high}."
         )
     kind = "bandpass" if len(edges) == 2 else "highpass" if low else "lowpass"
-    sos = butter(order, edges, kind, fs=sfreq, output="sos")
+    sos = butter(order, edges if len(edges) == 2 else edges[0], kind, fs=sfreq, output="sos")
     return sosfiltfilt(sos, x, axis=-1).astype(np.result_type(x, np.float32), copy=False)
 
 # %% ../../nbs/preprocessing/02_signals.ipynb #6670bc33
