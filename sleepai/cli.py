@@ -318,7 +318,7 @@ def readme() -> str:
     NotebookClient(
         nb,
         kernel_name="python3",
-        extra_arguments=["--log-level=ERROR"],
+        extra_arguments=["--log-level=CRITICAL"],
         resources=dict(metadata=dict(path=str(project_root() / "nbs"))),
     ).execute()
     for c in nb.cells:
@@ -334,7 +334,7 @@ def sync():
     "After editing notebooks: export the package, clean the notebooks, rebuild README.md."
     with told():
         from nbdev.clean import nbdev_clean
-        from nbdev.export import nbdev_export
+        from nbdev.doclinks import nbdev_export
 
         from sleepai.data import atomic, project_root
 

@@ -25,7 +25,12 @@ def test_notebook(name):
 def test_notebook_teaches(name):
     """A title, a blurb, prose around the code, and something to look at."""
     cells = nbformat.read(ROOT / name, 4).cells
-    assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ") and "\n> " in cells[0].source
+    assert (
+        cells[0].cell_type == "markdown"
+        and cells[0].source.startswith("# ")
+        and cells[0].source[2] != "#"
+        and "\n> " in cells[0].source
+    )
     assert sum(c.cell_type == "markdown" for c in cells) >= 3
     assert any(c.get("outputs") for c in cells), "no stored output: nothing to look at"
     exported = [c.source for c in cells if c.cell_type == "code" and c.source.startswith("#| export")]

@@ -38,7 +38,7 @@ class Protocol:
         if want and n_epochs != want:
             raise InputError(
                 f"protocol {self.name!r} on {dataset!r} must give {want:,} epochs, found {n_epochs:,} from {n_records} records; "
-                f"fetch the missing nights, or choose another --protocol for a part of the data."
+                f"fetch the missing nights, or evaluate the part you have with --protocol 5-fold."
             )
 
 # %% ../../nbs/evaluation/00_folds.ipynb #0623c25c

@@ -76,7 +76,7 @@ def execute(
     import papermill
 
     check_template(template, parameters)
-    quiet = dict(progress_bar=False, log_output=False, extra_arguments=["--log-level=ERROR"])
+    quiet = dict(progress_bar=False, log_output=False, extra_arguments=["--log-level=CRITICAL"])
     with tempfile.TemporaryDirectory() as t:
         out, failure = str(Path(t) / "out.ipynb"), ""
         place = dict(kernel_name="python3", cwd=str(project_root()))

@@ -30,6 +30,12 @@ class Table:
             return f"{v:,}"
         return f"{v:.{self.digits}f}" if isinstance(v, float) else str(v)
 
+    def markdown(self) -> str:
+        "The same table for a README."
+        f = self.frame.map(self._text).reset_index()
+        rows = [list(map(str, f.columns)), ["---"] * len(f.columns), *f.values.tolist()]
+        return "\n".join("| " + " | ".join(r) + " |" for r in rows)
+
     def _repr_html_(self):
         named = self.frame.index.name is not None
         html = self.frame.map(self._text).to_html(
