@@ -30,6 +30,14 @@ def tool(name):
     return str(BIN / (name + (".exe" if os.name == "nt" else "")))
 
 
+def has_pip():
+    python = Path(tool("python"))
+    return (
+        python.exists()
+        and not subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode
+    )
+
+
 def set_up():
     """Make the environment, or bring it to the lock when the lock has changed."""
     state = hashlib.sha256(
@@ -41,8 +49,8 @@ def set_up():
     if mark.exists() and mark.read_text() == state:
         return
     print(f"setting up the environment in {ENV} (once; about a minute)", flush=True)
-    if not Path(tool("python")).exists():
-        venv.create(ENV, with_pip=True)
+    if not has_pip():
+        venv.create(ENV, with_pip=True, clear=ENV.exists())  # also when a first attempt was cut short
     python, quiet = tool("python"), dict(cwd=ROOT, check=True)
     uv = subprocess.run([python, "-m", "pip", "install", "-q", "uv"], cwd=ROOT).returncode == 0
     install = (

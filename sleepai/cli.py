@@ -37,6 +37,11 @@ def told():
         yield
     except InputError as e:
         code, word = 2, str(e)
+    except OSError as e:
+        code, word = (
+            2,
+            f"{e.filename or 'a file'}: {e.strerror or e}; check that the place exists and may be written.",
+        )
     except KeyboardInterrupt:
         code, word = 130, "stopped; what is finished is kept, and the next run goes on from there."
     except Exception as e:
@@ -211,6 +216,16 @@ def _shown_index():
     return shown(reports_root() / "index.html")
 
 # %% ../nbs/cli.ipynb #9d685084
+def _value(text):
+    "A parameter as YAML reads it: 3, true, a word."
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
 @app.command()
 def report(
     study: Annotated[str, typer.Argument(help="only this study; empty for all")] = "",
@@ -230,8 +245,6 @@ def report(
     with told(), bars() as progress:
         from pathlib import Path
 
-        import yaml
-
         from sleepai.core import InputError
         from sleepai.data import reports_root
         from sleepai.reporting.render import render_all, render_cell
@@ -244,7 +257,7 @@ def report(
         if template:
             if not place:
                 raise InputError("--template needs --place, e.g. --place sleep/simulated/forest.")
-            extra = {k: yaml.safe_load(v) for k, _, v in (p.partition("=") for p in parameter or [])}
+            extra = {k: _value(v) for k, _, v in (p.partition("=") for p in parameter or [])}
             render_cell(reports_root() / place, Path(template).resolve(), True, extra)
             say(f"{place} rendered with {template}")
             return
@@ -264,7 +277,7 @@ def verify_(study: Annotated[str, typer.Argument(help="only this study; empty fo
             for w in wrong:
                 say("        " + w.replace("[", r"\["))
         bad = sum(bool(w) for w in found.values())
-        say(f"{len(found) - bad} of {len(found)} agree to every digit")
+        say(f"{len(found) - bad} of {len(found)} agree to every digit shown")
         if bad:
             raise typer.Exit(1)
 

@@ -95,7 +95,7 @@ class Hypnogram:
         s = np.asarray(self.stages)
         if s.ndim != 1 or (s.size and (s.max() > max(SleepStage) or s.min() < min(SleepStage))):
             raise InputError(
-                f"stages: need one code a epoch between {min(SleepStage):d} and {max(SleepStage):d}, found shape {s.shape}"
+                f"stages: need one code an epoch between {min(SleepStage):d} and {max(SleepStage):d}, found shape {s.shape}"
                 + (f" with codes {s.min()} to {s.max()}." if s.size else ".")
             )
         if self.hypnodensity is not None and np.shape(self.hypnodensity) != (len(s), len(STAGES)):
@@ -205,7 +205,7 @@ class Fold:
     def __post_init__(self):
         for side in ("train", "test"):
             freeze(self, **{side: np.asarray(getattr(self, side), int)})
-        shared = set(self.subjects[self.train]) & set(self.subjects[self.test])
+        shared = set(map(str, self.subjects[self.train])) & set(map(str, self.subjects[self.test]))
         if shared:
             raise InputError(
                 f"fold {self.name!r}: subject {sorted(shared)[0]!r} is on both sides; split by subject, not by epoch or file."
@@ -221,6 +221,20 @@ class Fold:
         )
 
 # %% ../nbs/00_core.ipynb #80701847
+def _check_predictions(frame, classes, where):
+    "Every example once, with a class that exists and probabilities that are ones."
+    numbers = frame[["y_true", *(f"p_{c}" for c in classes)]]
+    if not len(frame) or not all(np.issubdtype(t, np.number) for t in numbers.dtypes):
+        raise InputError(f"{where}: there must be rows, and y_true and probabilities must be numbers.")
+    y, p = numbers["y_true"].to_numpy(), numbers.drop(columns="y_true").to_numpy(float)
+    if not np.isin(y, range(len(classes))).all():
+        raise InputError(f"{where}: y_true must be an index into {', '.join(classes)}.")
+    if not np.isfinite(p).all() or p.min() < 0 or np.abs(p.sum(1) - 1).max() > 1e-3:
+        raise InputError(f"{where}: probabilities must lie in 0..1 and add up to 1.")
+    if frame.duplicated(["record", "index"]).any():
+        raise InputError(f"{where}: an example of a record was tested more than once.")
+
+
 @dataclass(frozen=True, eq=False)
 class Predictions:
     "Probabilities for every tested example."
@@ -233,17 +247,12 @@ class Predictions:
 
     def __post_init__(self):
         need = ["fold", "subject", "record", "index", "y_true", *(f"p_{c}" for c in self.classes)]
+        where = f"predictions of {self.model} on {self.dataset}"
         lacking = [c for c in need if c not in self.frame.columns]
         if lacking:
-            raise InputError(
-                f"predictions of {self.model} on {self.dataset}: column {lacking[0]!r} is missing."
-            )
+            raise InputError(f"{where}: column {lacking[0]!r} is missing.")
         freeze(self, classes=tuple(self.classes), frame=self.frame[need].reset_index(drop=True))
-        p = self.proba
-        if not np.isfinite(p).all() or (len(p) and np.abs(p.sum(1) - 1).max() > 1e-3):
-            raise InputError(
-                f"predictions of {self.model} on {self.dataset}: probabilities must be finite and add up to 1."
-            )
+        _check_predictions(self.frame, self.classes, where)
 
     @cached_property
     def y_true(self):

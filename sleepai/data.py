@@ -13,7 +13,6 @@ import hashlib
 import importlib.util
 import os
 import shutil
-import tempfile
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,7 +224,9 @@ def unpack(
                     shutil.copyfileobj(src, dst)
                 done.append(name)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as e:
-        raise InputError(f"{shown(archive)}: cannot be unpacked ({e}); fetch the archive again.") from e
+        raise InputError(
+            f"{shown(archive)}: cannot be unpacked ({str(e).splitlines()[0]}); fetch the archive again."
+        ) from e
     return done
 
 # %% ../nbs/02_data.ipynb #2fdbcce3
@@ -282,15 +283,19 @@ def _bring(f, folder, mirror, tell):
 
 
 def _from_archive(name, folder, mirror):  # mirror: folder or address; -> names unpacked
-    "Unpack an archive of a mirror, if the mirror has it."
+    "Unpack what is not in place yet from an archive of a mirror, if the mirror has it."
+
+    def new(member):
+        return not (folder / member).exists()
+
     if isinstance(mirror, Path):
-        return unpack(mirror / name, folder) if (mirror / name).is_file() else []
+        return unpack(mirror / name, folder, new) if (mirror / name).is_file() else []
     try:
         _from_url(f"{mirror}/{name}", RemoteFile(name), folder)
     except NotThere:
         return []
     try:
-        return unpack(folder / name, folder)
+        return unpack(folder / name, folder, new)
     finally:
         (folder / name).unlink(missing_ok=True)
 

@@ -34,6 +34,11 @@ def test_list(sleepai):
         (["run", "--dataset", "dreams"], ["dreams", "sleepai fetch dreams"]),
         (["run", "--dataset", "sleep-edf"], ["sleep-edf", "sleepai fetch sleep-edf"]),
         (["run", "--dataset", "sleep-edf-features", "--model", "yasa"], ["'yasa' needs signals", "forest"]),
+        (["run", "--dataset", "simulated", "--folder", "/tmp"], ["leave --folder out"]),
+        (
+            ["run", "--dataset", "simulated", "--protocol", "trained-on-simulated"],
+            ["trains on 'simulated' itself"],
+        ),
         (["run", "--folder", "x"], ["--folder goes with exactly one --dataset"]),
         (["run", "--dataset", "edf-folder", "--folder", "/nowhere/at/all"], ["/nowhere/at/all"]),
         (["run", "--subjects", "1", "--model", "constant"], ["splitting by subject needs 2"]),
@@ -153,7 +158,7 @@ def test_fresh_says_whether_it_is_the_same(again):
 
 
 def test_verify_agrees_and_finds_every_edited_digit(again):
-    assert "agree to every digit" in again("verify", check=0).stdout
+    assert "agree to every digit shown" in again("verify", check=0).stdout
     cell = again.reports / "sleep" / "simulated" / "constant"
     keep = {p.name: p.read_bytes() for p in cell.iterdir()}
 
@@ -189,6 +194,26 @@ def test_a_killed_run_leaves_finished_cells_whole(sleepai):
     assert (cells / "constant" / "run.json").exists() and not (cells / "forest" / "run.json").exists()
     out = sleepai(*args, check=0).stdout
     assert "simulated/constant: finished before" in out and (cells / "forest" / "run.json").exists()
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(sleepai, tmp_path):
+    (tmp_path / "reports").write_text("a file where a folder should be")
+    done = sleepai("run", "--subjects", "2", "-m", "constant", check=2)
+    assert (
+        "reports" in done.stderr
+        and "Traceback" not in done.stderr
+        and len(done.stderr.strip().splitlines()) <= 2
+    )
+
+
+def test_damaged_files_are_one_sentence(again):
+    cell = again.reports / "sleep" / "simulated" / "constant"
+    (cell / "predictions.parquet").write_bytes(b"half a file")
+    out = again("verify", check=1).stdout
+    assert "differs sleep/simulated/constant" in out and "agrees  sleep/simulated/forest" in out
+    (cell / "run.json").write_bytes(b"\xff\xfe")
+    assert "run.json" in again("verify", check=2).stderr
+    assert "kappa" in again("run", "--subjects", 3, "-m", "constant", "--no-report", check=0).stdout
 
 
 def test_ctrl_c_is_one_sentence_and_exit_code_130(sleepai):
@@ -263,6 +288,8 @@ MISTAKES = {
     "no sleep": (lambda f: (f / "bob.txt").write_text("W\n" * 40), "bob"),
     "flat": (flat, "bob"),
     "no channel": (lambda f: (f / "dataset.yml").write_text("channels: {eeg: Fpz}\n"), "Fpz"),
+    "name of another": (lambda f: (f / "dataset.yml").write_text("name: dreams\n"), "dreams"),
+    "other yaml": (lambda f: (f / "settings.yaml").write_text("name: x\n"), "settings.yaml"),
     "single subject": (lambda f: [p.unlink() for p in f.glob("bob*")], "needs 2"),
     "no hypnogram": (lambda f: (f / "bob.txt").unlink(), "bob"),
 }

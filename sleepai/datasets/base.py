@@ -27,6 +27,7 @@ class DatasetInfo:
     simulated: bool = False  # True puts 'simulated' into every title
     protocol: str = ""  # default protocol; empty = the study's
     note: str = ""  # traps, in a sentence or two
+    gaps: bool = False  # True when the source left epochs out, so that `index` counts rows and not time
 
 # %% ../../nbs/datasets/00_base.ipynb #83ac2f12
 @dataclass(frozen=True)
@@ -76,6 +77,14 @@ class Dataset(Content):
     @property
     def folder(self) -> Path:
         return Path(self._folder).expanduser() if self._folder else raw_dir(self.name)
+
+    def at(self, folder: str | Path):
+        "The same dataset with its files in another folder."
+        return type(self)(folder=folder)
+
+    def of_size(self, n_subjects: int):
+        "A dataset that can grow gives at least so many subjects; one of files stays what it is."
+        return self
 
     def records(self) -> list:
         raise NotImplementedError(f"{self.name} lists no records")

@@ -80,6 +80,12 @@ class Simulated(_Sleepers):
 
     name, info = "simulated", ABOUT
 
+    def at(self, folder):
+        raise InputError("simulated: its nights are made, not read; leave --folder out.")
+
+    def of_size(self, n_subjects):
+        return self if n_subjects <= len(self.subjects()) else Simulated(n_subjects, self.nights, self.seed)
+
     def hypnogram(self, record: Record) -> Hypnogram:
         "The scored hypnogram, without the signals."
         return Hypnogram(_scored(self.seed, record.subject, record.night), scorer="simulated scorer")

@@ -51,8 +51,10 @@ def _night(path):
             f"{shown(path)}: need X of {len(y)} x {len(FEATURE_COLUMNS)} for {len(y)} labels, "
             f"found {X.shape}; fetch it again."
         )
-    if not np.isfinite(X).all():
-        raise InputError(f"{shown(path)}: X holds NaN or infinite values; fetch it again.")
+    if not np.issubdtype(y.dtype, np.integer) or not np.isin(y, range(len(STAGES))).all():
+        raise InputError(f"{shown(path)}: y must hold whole numbers 0 to {len(STAGES) - 1}; fetch it again.")
+    if not np.issubdtype(X.dtype, np.number) or not np.isfinite(X).all():
+        raise InputError(f"{shown(path)}: X holds text, NaN or infinite values; fetch it again.")
     return X.astype(np.float32, copy=False), y
 
 # %% ../../nbs/datasets/05_sleep_edf_features.ipynb #8bbf287e
@@ -92,7 +94,8 @@ _INFO = DatasetInfo(
     files=tuple(RemoteFile(name, hash=f"sha256:{sha}") for name, sha in _SHA256.items()),
     archives=("sleep-edf-features.zip",),
     protocol="leave-one-subject-out",
-    note="Unscored epochs were dropped before publication, so `index` counts rows of the file. SC4011 stops "
+    gaps=True,
+    note="Unscored epochs were dropped before publication, so the index of an epoch counts rows of the file. SC4011 stops "
     "after a third of the recording, before any REM. Band powers sit on a floor of 1e-10 V², 100 µV²: good "
     "for judging models across people, not for judging features.",
 )

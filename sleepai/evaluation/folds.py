@@ -81,7 +81,7 @@ def make_folds(
     if len(people) < 2:
         raise InputError(
             f"found {len(people)} subject ({', '.join(people) or 'none'}), and splitting by subject needs 2 or more; "
-            f"add recordings of other people, or use --protocol trained-on-simulated."
+            f"add recordings of other people (recordings with signals can also be tested with --protocol trained-on-simulated)."
         )
     if not 0 < n_folds < len(people):
         return [

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..data import code_digest, digest
+from ..provenance import software
 
 # %% ../../nbs/features/00_base.ipynb #2b5c8910
 @dataclass(frozen=True)
@@ -24,8 +25,11 @@ class FeatureSet:
     uses: tuple = ()  # modules whose code the result also depends on
 
     def key(self) -> str:
-        "Digest of the code that computes it; a cached table is only found by the code that made it."
-        return digest(self.name, self.epoch_s, code_digest(self.compute.__module__, *self.uses))
+        "Digest of the code and the libraries that compute it; a cached table is only found by what made it."
+        computes = code_digest(self.compute.__module__, *self.uses)
+        return digest(
+            self.name, self.epoch_s, computes, software("numpy", "scipy", "mne", "yasa", "lightgbm")
+        )
 
     def __repr__(self):
         return f"FeatureSet({self.name}: {self.title})"

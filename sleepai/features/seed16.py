@@ -90,4 +90,11 @@ def raw_samples(
     return pd.DataFrame(x, columns=[column("eeg", f"s{i:04d}", epoch_s) for i in range(x.shape[1])])
 
 
-features.add(FeatureSet("raw-samples", "the 3,000 raw samples of one EEG channel", raw_samples, keep=False))
+features.add(
+    FeatureSet(
+        "raw-samples",
+        "the 3,000 samples of one EEG channel, filtered but otherwise raw",
+        raw_samples,
+        keep=False,
+    )
+)

@@ -89,6 +89,6 @@ models.add(
         raw_forest,
         needs="signals",
         features="raw-samples",
-        note="Sees 3,000 samples an epoch, without any idea of frequency.",
+        note="Sees 3,000 samples an epoch (filtered 0.3-35 Hz), without any idea of frequency.",
     )
 )

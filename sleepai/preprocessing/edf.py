@@ -56,7 +56,10 @@ def _header(path):
 # %% ../../nbs/preprocessing/01_edf.ipynb #635d80db
 def _check_header(head, where):
     n, size, records, record_s = (head[k] for k in ("n_signals", "header_bytes", "records", "record_s"))
-    if n < 1 or size != 256 * (n + 1) or record_s < 0 or records < -1:
+    lasting = record_s > 0 or (
+        n == 1 and record_s == 0
+    )  # a file of annotations alone has records without length
+    if n < 1 or size != 256 * (n + 1) or not lasting or record_s > 1e6 or records < -1:
         raise InputError(
             f"{where}: wrong header: {n:g} signals, {size:g} header bytes, {records:g} records of "
             f"{record_s:g} s do not fit together; export the recording again."

@@ -410,6 +410,9 @@ def fit_to(
         f"the signal is {recording.duration_s / 3600:.2f} h ({n} epochs of {e:g} s), "
         f"the hypnogram {m * e / 3600:.2f} h ({m} epochs)"
     )
+    factor = round(m / n) if n else 0  # six 5-s labels an epoch, read as if each were an epoch
+    if factor > 1 and abs(m / n - factor) < 0.02 * factor:
+        lengths += f" (or {m} labels of {e / factor:g} s: then set epoch_s to {e / factor:g})"
     where = where or recording.record
     # an incomplete last epoch may have been scored; it is dropped
     partial = recording.duration_s - n * e > 1e-6 * e

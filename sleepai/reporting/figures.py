@@ -204,6 +204,7 @@ def hypnogram_figure(
     pred: Predictions,
     record: str,  # which night
     epoch_s: float = 30.0,  # s
+    gaps: bool = False,  # whether the source left epochs out, so that the axis is not time
 ):  # -> figure
     "One night: true, disagreement, predicted, and the hypnodensity."
     from matplotlib.colors import to_rgb
@@ -225,7 +226,8 @@ def hypnogram_figure(
     m.set(yticks=[])
     m.spines[:].set_visible(False)
     m.set_ylabel("differ", rotation=0, ha="right", va="center", fontsize=7.5)
-    d.set(yticks=[0, 1], xlabel="hours since the recording began", xlim=span)
+    label = "hours of scored epochs, one after the other" if gaps else "hours since the recording began"
+    d.set(yticks=[0, 1], xlabel=label, xlim=span)
     k = by_record(pred).loc[record]
     a.set_title(f"{record}: scored", pad=3)
     b.set_title(f"predicted, kappa {k['kappa']:.3f}, accuracy {k['accuracy']:.3f}", pad=3)

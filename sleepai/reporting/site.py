@@ -22,10 +22,10 @@ header{border-bottom:1px solid var(--line);background:var(--pale)}
 header nav,main,footer{max-width:66rem;margin:0 auto;padding:.8rem 1.2rem}
 header nav{display:flex;flex-wrap:wrap;gap:.3rem 1.1rem;font-size:.9rem}
 header .name{font-weight:700;color:var(--ink)}
-a{color:var(--blue);text-decoration:none} a:hover{text-decoration:underline}
+a{color:var(--blue)} a.card,nav a{text-decoration:none} a:hover{text-decoration:underline}
 h1{font-size:1.7rem;line-height:1.25;margin:1.2rem 0 .6rem} h2{font-size:1.2rem;margin:2.2rem 0 .5rem;padding-top:.6rem;border-top:1px solid var(--line)}
 h3{font-size:1rem;margin:1.4rem 0 .3rem} p{max-width:46rem;margin:.4rem 0}
-.scroll,.jp-RenderedSVG,.output_svg{overflow-x:auto} svg{max-width:100%;height:auto;min-width:34rem;font-family:system-ui,Helvetica,Arial,sans-serif}
+.scroll,.figure{overflow-x:auto} .figure img{display:block;max-width:100%;height:auto;min-width:34rem}
 table.table{border-collapse:collapse;font-size:.87rem;margin:.5rem 0;font-variant-numeric:tabular-nums}
 .table td,.table th{padding:.32rem .7rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:top;white-space:nowrap}
 .table thead th{border-bottom:2px solid #c5ced6;color:var(--soft);font-weight:600}
@@ -39,7 +39,7 @@ table.table{border-collapse:collapse;font-size:.87rem;margin:.5rem 0;font-varian
 footer{color:var(--soft);font-size:.85rem;border-top:1px solid var(--line);margin-top:2.5rem}
 pre{overflow-x:auto;background:var(--pale);padding:.6rem .8rem;border-radius:.4rem;font-size:.85rem}
 @media (max-width:40rem){body{font-size:15px} h1{font-size:1.35rem} .table td,.table th{padding:.3rem .5rem} header nav,main,footer{padding:.7rem .9rem}}
-@media print{header,footer{display:none} h2{break-after:avoid} svg,table{break-inside:avoid}}
+@media print{header,footer{display:none} h2{break-after:avoid} img,table{break-inside:avoid}}
 """
 
 # %% ../../nbs/reporting/02_site.ipynb #419405ae
@@ -62,12 +62,13 @@ def page(
 INDEX = """
 <h1>Reports</h1>
 <p>Every number here can be recomputed from the predictions that lie beside it. Cohen's kappa is 0 for chance and 1
-for identity; two trained scorers reach about 0.76. Intervals are 95 %, over resampled subjects.</p>
+for identity; two trained scorers reach about 0.68 (R&K rules) to 0.76 (AASM rules; Danker-Hopfe et al. 2009).
+Intervals are 95 %, over resampled subjects.</p>
 {% for study in studies %}
-<h1>{{ study.title }}</h1>
+<h2>{{ study.title }}</h2>
 <p><a href="{{ study.name }}/comparison.html">Models and datasets side by side</a></p>
 {% for group in study.groups %}
-<h2>{{ group[0].run.about.title }}{% if group[0].run.simulated %} <span class="badge">simulated</span>{% endif %}</h2>
+<h3>{{ group[0].run.about.title }}{% if group[0].run.simulated %} <span class="badge">simulated</span>{% endif %}</h3>
 <p>{{ group[0].run.about.note }}</p>
 <div class="cards">
 {% for e in group %}{% set k = e.run.metrics.kappa %}

@@ -48,7 +48,9 @@ class Table:
         )
         if named:
             html = html.replace("<th></th>", f"<th>{self.frame.index.name}</th>", 1)
-        return f'<div class="scroll">{html}</div>'
+        head, body = html.split("<tbody>")
+        head, body = head.replace("<th>", '<th scope="col">'), body.replace("<th>", '<th scope="row">')
+        return f'<div class="scroll">{head}<tbody>{body}</div>'
 
     def __repr__(self):
         return self.frame.map(self._text).to_string(index=self.frame.index.name is not None)
@@ -103,7 +105,9 @@ def what_was_run(run: Run) -> pd.DataFrame:
 def exclusions(run: Run) -> pd.DataFrame:
     "Examples left out, by reason, beside those kept."
     rows = {"evaluated": run.n_examples} | run.exclusions
-    return pd.DataFrame(dict(examples=rows.values()), index=pd.Index(rows, name="")).rename_axis("epochs")
+    if run.about.get("gaps"):
+        rows |= {k: "unknown: left out before publication" for k in ("unscored", "movement")}
+    return pd.DataFrame(dict(examples=rows.values()), index=pd.Index(rows, name="epochs"))
 
 # %% ../../nbs/reporting/01_tables.ipynb #b8b8abd6
 def headline(scores: Scores) -> pd.DataFrame:
@@ -167,7 +171,7 @@ def provenance(run: Run) -> pd.DataFrame:
         "data, sha256": f"{len(run.data)} records, listed in run.json",
         "predictions, sha256": run.predictions_sha256,
         "machine": f"{hw['cpu']}, {hw['cores']} cores, {hw['memory_gib']} GiB, {hw['system']}",
-        "took": f"{run.seconds:.0f} s, at most {run.peak_memory_mb or 0:,.0f} MB",
+        "took": f"{run.seconds:.0f} s; peak memory of the process until then {run.peak_memory_mb or 0:,.0f} MB",
         "on": run.created,
     }
     return pd.DataFrame({"": [str(v) for v in rows.values()]}, index=pd.Index(rows, name="what"))

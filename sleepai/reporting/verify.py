@@ -39,6 +39,14 @@ def check_run(run: Run, pred: Predictions) -> list:  # sentences, empty when all
     ]
     if run.confusion != confusion(pred.y_true, pred.y_pred, len(run.classes))[0].tolist():
         wrong.append("run.json: the confusion matrix is not that of the predictions")
+    tested = pred.frame.groupby("fold")["subject"].agg(lambda s: sorted(set(map(str, s)))).to_dict()
+    if tested != {f["name"]: f["test_subjects"] for f in run.folds}:
+        wrong.append("run.json: the subjects of its folds are not those of the predictions")
+    wrong += [
+        f"run.json: a subject is on both sides of {f['name']}"
+        for f in run.folds
+        if set(f["train_subjects"]) & set(f["test_subjects"])
+    ]
     again = pooled_metrics(pred)
     if again.keys() != run.metrics.keys():
         return wrong + [
