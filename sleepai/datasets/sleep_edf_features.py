@@ -11,7 +11,7 @@ import zipfile
 import numpy as np
 import pandas as pd
 
-from ..core import Examples, InputError, concat
+from ..core import STAGES, Examples, InputError, concat
 from ..data import RemoteFile, shown
 from .base import Dataset, DatasetInfo, Record
 from .sleep_edf import cassette_table, person
