@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'StudyArg', 'Datasets', 'Models', 'ProtocolName', 'Folder', 'Limit', 'Jobs', 'Seed', 'Fresh', 'NoReport',
-           'told', 'bars', 'say', 'list_', 'option', 'run', 'report', 'verify_', 'fetch', 'readme', 'sync']
+           'told', 'console', 'bars', 'say', 'list_', 'option', 'run', 'report', 'verify_', 'fetch', 'readme', 'sync']
 
 # %% ../nbs/cli.ipynb #dfa404e9
 import contextlib
@@ -55,10 +55,17 @@ def told():
     raise typer.Exit(code)
 
 # %% ../nbs/cli.ipynb #dd3ce4c4
+@functools.cache
+def console():
+    "The one console for results and progress: a bar must know of the lines printed above it."
+    from rich.console import Console
+
+    return Console(highlight=False, force_jupyter=False)
+
+
 @contextlib.contextmanager
 def bars():
-    "Yields progress(name, step, done, total): one bar that says what is under way, on a terminal; plain lines elsewhere."
-    from rich.console import Console
+    "Yields progress(name, step, done, total): one bar that says what is under way; nothing where output is piped."
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -68,20 +75,17 @@ def bars():
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True, force_jupyter=False)
-    with Progress(
-        TextColumn("[bold]{task.fields[name]}[/] {task.description}"),
+    name = TextColumn("[bold]{task.fields[name]}[/] {task.description}")
+    columns = (
+        name,
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as shown:
-        task = shown.add_task("", name="", total=None)
-        last = [None]
+    )
+    with Progress(*columns, console=console(), transient=True, disable=not console().is_terminal) as shown:
+        task, last = shown.add_task("", name="", total=None), [None]
 
         def progress(name, step, done, total):
             if (name, step) != last[0]:
@@ -94,9 +98,7 @@ def bars():
 
 def say(text, style=""):
     "A line for people, on standard output."
-    from rich.console import Console
-
-    Console(soft_wrap=True, highlight=False, force_jupyter=False).print(text, style=style)
+    console().print(text, style=style, soft_wrap=True)
 
 # %% ../nbs/cli.ipynb #1a94f4fc
 @app.command("list")
@@ -110,7 +112,6 @@ def list_(
 ):
     "What there is: studies, datasets, models and how to bring data in place."
     with told():
-        from rich.console import Console
         from rich.table import Table
 
         from sleepai import registry
@@ -139,7 +140,7 @@ def list_(
                 if k == "datasets":
                     row.insert(1, "yes" if item.available() else "no")
                 table.add_row(*row)
-            Console(force_jupyter=False).print(table)
+            console().print(table)
             print()
 
 # %% ../nbs/cli.ipynb #5d8b0744
