@@ -185,12 +185,14 @@ def test_a_killed_run_leaves_finished_cells_whole(sleepai):
     env = os.environ | dict(SLEEPAI_DATA=str(sleepai.data), SLEEPAI_REPORTS=str(sleepai.reports))
     args = ["run", "--subjects", "3", "-m", "constant", "-m", "forest", "--no-report"]
     cells = sleepai.reports / "sleep" / "simulated"
-    process = subprocess.Popen([SLEEPAI, *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    silent = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen([SLEEPAI, *args], env=env, **silent)
     until = time.time() + 120
     while not (cells / "constant" / "run.json").exists() and time.time() < until:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
+    os.killpg(process.pid, signal.SIGKILL)  # its workers, which would wait for their idle time to end
     assert (cells / "constant" / "run.json").exists() and not (cells / "forest" / "run.json").exists()
     out = sleepai(*args, check=0).stdout
     assert "simulated/constant: finished before" in out and (cells / "forest" / "run.json").exists()
