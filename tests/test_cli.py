@@ -1,5 +1,6 @@
 """The command line through real processes."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -192,7 +193,8 @@ def test_a_killed_run_leaves_finished_cells_whole(sleepai):
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    os.killpg(process.pid, signal.SIGKILL)  # its workers, which would wait for their idle time to end
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # its workers, which would wait for their idle time to end
     assert (cells / "constant" / "run.json").exists() and not (cells / "forest" / "run.json").exists()
     out = sleepai(*args, check=0).stdout
     assert "simulated/constant: finished before" in out and (cells / "forest" / "run.json").exists()
