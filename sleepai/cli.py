@@ -226,7 +226,7 @@ def _value(text):
     except yaml.YAMLError:
         return text
 
-
+# %% ../nbs/cli.ipynb #72b37ca4
 @app.command()
 def report(
     study: Annotated[str, typer.Argument(help="only this study; empty for all")] = "",
