@@ -234,7 +234,7 @@ def _check_predictions(frame, classes, where):
     if frame.duplicated(["record", "index"]).any():
         raise InputError(f"{where}: an example of a record was tested more than once.")
 
-
+# %% ../nbs/00_core.ipynb #939a569f
 @dataclass(frozen=True, eq=False)
 class Predictions:
     "Probabilities for every tested example."

@@ -30,7 +30,7 @@ def night():
 @pytest.mark.parametrize("name", registry.datasets.names())
 def test_dataset(name):
     ds = registry.datasets[name]
-    assert isinstance(ds, Dataset) and ds.name == name and ds.kind in ("signals", "features")
+    assert isinstance(ds, Dataset) and ds.name == name and ds.kind in ("signals", "features", "labels")
     assert (
         all([ds.info.title, ds.info.source, ds.info.licence, ds.info.citation])
         and ds.info.study in registry.studies
@@ -46,6 +46,10 @@ def test_dataset(name):
             and set(loaded.subjects) == {subject}
             and loaded.classes == ds.classes
         )
+    elif ds.kind == "labels":
+        scorings = next(iter(loaded))
+        assert scorings.subject == subject and len(scorings.raters) == len(scorings.stages)
+        assert scorings.counted.any()
     else:
         rec, hyp = next(iter(loaded))
         assert isinstance(rec, Recording) and isinstance(hyp, Hypnogram) and rec.subject == subject
@@ -79,9 +83,13 @@ def test_model(name):
     model, rng = registry.models[name], np.random.default_rng(1)
     assert model.needs in ("features", "signals") and model.features in registry.features
     y, people = np.tile([0, 1, 2, 4], 30), np.repeat(["A", "B", "C"], 40)
-    X = pd.DataFrame(rng.dirichlet(np.ones(5), 120) + np.eye(5)[y])
-    X = X.div(X.sum(axis=1), axis=0)
-    a, b = (probabilities(fit(model.build(seed=3, jobs=1), X, y, people), X, 5) for _ in range(2))
+    meta = pd.DataFrame(dict(subject=people, record=people, index=np.tile(np.arange(40), 3)))
+    X = rng.dirichlet(np.ones(5), 120) + np.eye(5)[y]
+    X = pd.DataFrame(X / X.sum(1, keepdims=True))
+    if model.features.startswith("raw-"):
+        X = pd.DataFrame(np.sin(np.arange(3000) * (y[:, None] + 1) / 20) + rng.normal(size=(120, 3000)))
+    X.columns = [f"eeg__x{k}__30s" for k in X]
+    a, b = (probabilities(fit(model.build(seed=3, jobs=1), X, y, meta), X, 5, meta) for _ in range(2))
     assert a.shape == (120, 5) and np.allclose(a.sum(1), 1) and (a >= 0).all() and np.array_equal(a, b)
     if model.fitted:
         assert (a[:, 3] == 0).all(), "a class that was never seen cannot be predicted"
@@ -94,6 +102,9 @@ def test_metric(name):
     if m.of == "probability":
         y = np.array([0, 1, 2])
         assert m.fn(y, np.eye(3)[y]).mean() < m.fn(y, np.full((3, 3), 1 / 3)).mean()
+    elif m.of == "ranking":
+        y, p = np.array([False, True, True]), np.array([0.1, 0.6, 0.9])
+        assert m.fn(y, p, np.ones(3)) == 1 > m.fn(y, 1 - p, np.ones(3))
     else:
         good, bad = (np.asarray(m.fn(np.array(C))) for C in ([[9, 1], [1, 9]], [[6, 4], [4, 6]]))
         assert (good > bad).all()
@@ -118,6 +129,7 @@ LINE = [
     "evaluation",
     "studies",
     "reporting",
+    "pages",
     "cli",
 ]
 
@@ -158,7 +170,7 @@ def test_light_imports():
         ).stdout.strip()
         == "[]"
     )
-    walked = "import sys; from sleepai.registry import *; [r.walk() for r in (datasets, features, models, protocols, studies)]; "
+    walked = "import sys; from sleepai.registry import *; [r.walk() for r in (datasets, features, models, protocols, studies, pages)]; "
     code = (
         walked
         + "print([m for m in ('tensorflow', 'numba', 'papermill', 'lightgbm', 'mne', 'yasa', 'matplotlib.pyplot') if m in sys.modules])"

@@ -291,14 +291,14 @@ def sample_night(
     wake = [np.zeros(int(rng.uniform(*m) * 2), np.int8) for m in (before_min, after_min)]
     return np.r_[wake[0], sleep, wake[1]]
 
-# %% ../../nbs/datasets/01_hypnogram_model.ipynb #fa7906f5
+# %% ../../nbs/datasets/01_hypnogram_model.ipynb #f9fc2e39
 READING = np.array(
     [  # scored as: W    N1    N2    N3    R      true stage
-        [0.950, 0.035, 0.007, 0.000, 0.008],  # W
-        [0.090, 0.750, 0.110, 0.000, 0.050],  # N1
-        [0.005, 0.030, 0.925, 0.030, 0.010],  # N2
-        [0.000, 0.000, 0.100, 0.900, 0.000],  # N3
-        [0.007, 0.023, 0.020, 0.000, 0.950],  # R
+        [0.945, 0.040, 0.007, 0.000, 0.008],  # W
+        [0.105, 0.690, 0.145, 0.000, 0.060],  # N1
+        [0.006, 0.039, 0.908, 0.035, 0.012],  # N2
+        [0.000, 0.000, 0.125, 0.875, 0.000],  # N3
+        [0.008, 0.030, 0.027, 0.000, 0.935],  # R
     ]
 )
 

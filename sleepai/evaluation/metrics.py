@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['N_BOOT', 'BOOT_SEED', 'confusion', 'accuracy', 'kappa', 'sensitivity', 'ppv', 'f1', 'balanced_accuracy', 'macro_f1',
-           'mcc', 'log_loss', 'brier', 'Metric', 'resamples', 'score']
+           'mcc', 'log_loss', 'brier', 'specificity', 'auroc', 'auprc', 'Metric', 'resamples', 'positive_of', 'score']
 
-# %% ../../nbs/evaluation/01_metrics.ipynb #96714ac0
+# %% ../../nbs/evaluation/01_metrics.ipynb #be01ec82
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import SCORE_COLUMNS, Predictions, Scores
-from ..registry import metrics
+from ..registry import metrics, studies
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #19f110aa
 def confusion(
@@ -103,6 +103,35 @@ def brier(y, p):
     "Squared distance between the probabilities and the truth, summed over classes, per example: 0 to 2."
     return ((p - np.eye(p.shape[1])[y]) ** 2).sum(1)
 
+# %% ../../nbs/evaluation/01_metrics.ipynb #746133bf
+def specificity(C):
+    "Of the examples that are not of the last class, the share not called it; for two classes, positive last."
+    hit, true, _ = _parts(C)
+    return _ratio(hit[..., 0], true[..., 0])
+
+# %% ../../nbs/evaluation/01_metrics.ipynb #3b2bb361
+def _ranked(y, p, w):
+    "Weighted counts of positives and negatives at or above each distinct probability, highest first."
+    order = np.argsort(-p, kind="stable")
+    last = np.flatnonzero(np.diff(p[order], append=-np.inf) != 0)  # ties are passed together
+    w, hit = w[..., order], y[order].astype(float)
+    return np.cumsum(w * hit, -1)[..., last], np.cumsum(w * (1 - hit), -1)[..., last]
+
+
+def auroc(y, p, w):
+    "Area under the ROC curve of probabilities p (n,) for truth y (n,), under weights (..., n)."
+    tp, fp = _ranked(y, p, w)
+    before = np.concatenate([np.zeros_like(tp[..., :1]), tp[..., :-1]], -1)
+    steps = np.diff(fp, axis=-1, prepend=0)
+    return _ratio((steps * (tp + before) / 2).sum(-1), tp[..., -1] * fp[..., -1])
+
+
+def auprc(y, p, w):
+    "Average precision of probabilities p (n,) for truth y (n,), under weights (..., n)."
+    tp, fp = _ranked(y, p, w)
+    precision = np.nan_to_num(_ratio(tp, tp + fp))
+    return _ratio((np.diff(tp, axis=-1, prepend=0) * precision).sum(-1), tp[..., -1])
+
 # %% ../../nbs/evaluation/01_metrics.ipynb #a0a03224
 @dataclass(frozen=True)
 class Metric:
@@ -110,9 +139,9 @@ class Metric:
 
     name: str
     title: str
-    fn: Callable  # of a confusion matrix (..., K, K), or of (y, p) per example
+    fn: Callable  # of a confusion matrix (..., K, K), of (y, p) per example, or of (y, p, weights)
     better: str = "higher"  # or 'lower'
-    of: str = "confusion"  # 'confusion', 'class' (one value a class) or 'probability'
+    of: str = "confusion"  # or 'class' (one value a class), 'probability', and for two classes 'positive', 'ranking'
 
 
 for m in (
@@ -126,6 +155,9 @@ for m in (
     Metric("f1", "F1", f1, of="class"),
     Metric("sensitivity", "sensitivity", sensitivity, of="class"),
     Metric("ppv", "positive predictive value", ppv, of="class"),
+    Metric("specificity", "specificity", specificity, of="positive"),
+    Metric("auroc", "area under the ROC curve", auroc, of="ranking"),
+    Metric("auprc", "average precision", auprc, of="ranking"),
 ):
     metrics.add(m)
 
@@ -148,34 +180,64 @@ def _interval(values):
     known = values[~np.isnan(values)]
     return tuple(map(float, np.percentile(known, (2.5, 97.5)))) if len(known) else (np.nan, np.nan)
 
-# %% ../../nbs/evaluation/01_metrics.ipynb #aa4024a3
-def _values(metric, C, sums):
-    "The metric on confusion matrices (..., K, K) or on per-example sums (..., 1 + n): column 0 counts."
-    if metric.of != "probability":
-        return np.asarray(metric.fn(C), float)
-    return _ratio(sums[metric.name][..., 1], sums[metric.name][..., 0])
+# %% ../../nbs/evaluation/01_metrics.ipynb #4ca65c69
+def positive_of(pred: Predictions) -> int | None:  # index into its classes; None where there are not two
+    "The class that a two-class task looks for: the one its study names, else the last."
+    if len(pred.classes) != 2:
+        return None
+    named = studies[pred.study].positive if pred.study in studies else ""
+    return pred.classes.index(named) if named in pred.classes else 1
+
+
+def _sums(pred, who, n):
+    "Metric -> (n, 2): number of examples and sum of its values, of each of n subjects."
+    per_example = {m.name: m.fn(pred.y_true, pred.proba) for m in metrics if m.of == "probability"}
+    return {
+        k: np.stack([np.bincount(who, minlength=n), np.bincount(who, v, n)], 1)
+        for k, v in per_example.items()
+    }
+
+
+def _ranking(metric, pred, k, who, W):
+    "Pooled value, values of the draws and of each subject."
+    y, p, one = pred.y_true == k, pred.proba[:, k], np.ones(len(pred))
+    chunks = np.array_split(W, max(1, len(W) * len(pred) // 10_000_000))
+    draws = [np.asarray(metric.fn(y, p, part[:, who].astype(float))) for part in chunks if len(part)]
+    alone = [float(metric.fn(y[who == s], p[who == s], one[who == s])) for s in range(W.shape[1])]
+    return float(metric.fn(y, p, one)), np.concatenate([*draws, []]), np.array(alone)
+
+# %% ../../nbs/evaluation/01_metrics.ipynb #d1fca955
+def _measured(metric, pred, C, sums, W, who, k):
+    "Rows of one metric: (class, pooled value, values of the draws, values of the subjects)."
+    drawn, whole = np.einsum("bs,sij->bij", W, C), C.sum(0)
+    if metric.of == "probability":
+        mean = lambda v: _ratio(v[..., 1], v[..., 0])  # noqa: E731
+        v = sums[metric.name]
+        return [("", float(mean(v.sum(0))), mean(W @ v), mean(v))]
+    if metric.of == "ranking":
+        return [("", *_ranking(metric, pred, k, who, W))] if k is not None else []
+    if metric.of == "positive" and k is None:
+        return []
+    turn = [1 - k, k] if k is not None else []
+    if metric.of == "positive":
+        drawn, whole, C = (M[..., turn, :][..., turn] for M in (drawn, whole, C))
+    pooled, boot, each = (np.asarray(metric.fn(M), float) for M in (whole, drawn, C))
+    if metric.of != "class":
+        return [("", float(pooled), boot, each)]
+    rows = [(c, float(pooled[j]), boot[:, j], each[:, j]) for j, c in enumerate(pred.classes)]
+    return rows + ([("", *rows[k][1:])] if k is not None else [])
 
 
 def score(pred: Predictions) -> Scores:
     "Every registered metric, pooled with its interval and per subject."
     names, who = np.unique(pred.subjects, return_inverse=True)
-    C = confusion(pred.y_true, pred.y_pred, len(pred.classes), who)
-    sums = {
-        m.name: np.stack([np.bincount(who), np.bincount(who, m.fn(pred.y_true, pred.proba))], 1)
-        for m in metrics
-        if m.of == "probability"
-    }
+    C, k = confusion(pred.y_true, pred.y_pred, len(pred.classes), who), positive_of(pred)
     W = resamples(len(names)) if len(names) > 1 else np.zeros((0, len(names)), int)
-    drawn = np.einsum("bs,sij->bij", W, C), {k: W @ v for k, v in sums.items()}
-    rows = []
+    sums, rows = _sums(pred, who, len(names)), []
     for m in metrics:
-        pooled = np.atleast_1d(_values(m, C.sum(0), {k: v.sum(0) for k, v in sums.items()}))
-        boot, each = _values(m, *drawn), _values(m, C, sums)
-        boot, each = boot.reshape(len(boot), -1), each.reshape(len(each), -1)
-        for k, value in enumerate(pooled):
-            c = pred.classes[k] if m.of == "class" else ""
-            rows.append(("pooled", m.name, c, float(value), *_interval(boot[:, k])))
-            rows += [(n, m.name, c, float(v), np.nan, np.nan) for n, v in zip(names, each[:, k], strict=True)]
+        for c, pooled, boot, each in _measured(m, pred, C, sums, W, who, k):
+            rows.append(("pooled", m.name, c, pooled, *_interval(boot)))
+            rows += [(n, m.name, c, float(v), np.nan, np.nan) for n, v in zip(names, each, strict=True)]
     frame = pd.DataFrame(rows, columns=SCORE_COLUMNS[3:])
     frame.insert(0, "study", pred.study)
     frame.insert(1, "dataset", pred.dataset)

@@ -24,6 +24,14 @@ class Model:
     features: str = "seed16"  # feature set computed from a recording
     fitted: bool = True  # False for a pretrained model that learns nothing here
     note: str = ""  # a sentence for the report
+    transform: Callable | None = None  # (X of one whole record, index) -> X, label-free; e.g. context
+    uses: tuple = ()  # further modules whose code its predictions depend on
+    members: tuple = ()  # names of models whose predictions it averages instead of fitting anything
+
+    def modules(self) -> tuple:
+        "Every module whose code its predictions depend on."
+        made = (self.build, *([self.transform] if self.transform else []))
+        return tuple(dict.fromkeys((*(f.__module__ for f in made), *self.uses)))
 
     def __repr__(self):
         return f"Model({self.name}: {self.title}, needs {self.needs})"
@@ -33,19 +41,25 @@ def fit(
     estimator,  # anything scikit-learn would call a classifier
     X,
     y: np.ndarray,  # training rows and their classes
-    subjects: np.ndarray,
-):  # (n,) subject of every row
-    "Fit, handing over the subjects where the estimator can use them."
+    meta,  # DataFrame of the same rows: subject, record, index
+    **more,  # progress(step, done, total), checkpoint (a folder)
+):
+    "Fit, handing over what the estimator asks for by name."
+    offered = dict(groups=meta["subject"].to_numpy().astype(str), meta=meta, **more)
     takes = inspect.signature(estimator.fit).parameters
-    return estimator.fit(X, y, groups=subjects) if "groups" in takes else estimator.fit(X, y)
+    return estimator.fit(X, y, **{k: v for k, v in offered.items() if k in takes})
 
 
 def probabilities(
     estimator,  # fitted
     X,  # (n, ...) rows
     n_classes: int,  # of the study
+    meta=None,  # DataFrame of the same rows: subject, record, index
 ) -> np.ndarray:  # (n, n_classes), rows add up to 1
     "`predict_proba` spread over all classes of the study; a class never seen in training gets 0."
+    asks = "meta" in inspect.signature(estimator.predict_proba).parameters
     p = np.zeros((len(X), n_classes))
-    p[:, np.asarray(estimator.classes_, int)] = estimator.predict_proba(X)
+    p[:, np.asarray(estimator.classes_, int)] = (
+        estimator.predict_proba(X, meta=meta) if asks else estimator.predict_proba(X)
+    )
     return p / p.sum(1, keepdims=True)

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['RenderError', 'check_template', 'execute', 'tidy', 'to_html', 'with_alt', 'cell_folders', 'finished_cells',
-           'report_inputs', 'current', 'render_html', 'render_cell', 'preview', 'render_comparison', 'index_html',
-           'side_by_side', 'render_all']
+           'report_inputs', 'current', 'render_html', 'render_page', 'render_cell', 'preview', 'render_comparison',
+           'render_evidence', 'index_html', 'side_by_side', 'render_all']
 
-# %% ../../nbs/reporting/03_render.ipynb #94d61fc6
+# %% ../../nbs/reporting/03_render.ipynb #c08cc289
+import functools
+import json
 import re
 import tempfile
 from html import escape
@@ -26,6 +28,7 @@ from sleepai.data import (
 )
 from ..evaluation.run import read_cell
 from ..provenance import Run
+from .pages import gathered
 from .site import Entry, index_page, page
 
 # %% ../../nbs/reporting/03_render.ipynb #1dfed7db
@@ -171,19 +174,22 @@ def finished_cells(study: str = "") -> list:  # of (Run, Predictions)
     return [read_cell(f) for f in cell_folders(study)]
 
 
+@functools.cache
+def _code():
+    "One digest of all code that computes or draws what pages show."
+    import importlib
+    import pkgutil
+
+    found = []
+    for part in ("evaluation", "reporting", "studies", "pages"):
+        package = importlib.import_module(f"sleepai.{part}")
+        found += [m.name for m in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
+    return code_digest(*sorted(found))
+
+
 def report_inputs(template: Path, *parts) -> str:
     "Digest of what a page is made from: the template, the code that draws, and the predictions."
-    return digest(
-        checksum(template),
-        code_digest(
-            "sleepai.reporting.figures",
-            "sleepai.reporting.tables",
-            "sleepai.reporting.site",
-            "sleepai.evaluation.metrics",
-            "sleepai.reporting.render",
-        ),
-        *parts,
-    )
+    return digest(checksum(template), _code(), *parts)
 
 
 def current(html: Path, inputs: str) -> bool:
@@ -203,8 +209,34 @@ def render_html(
     if html.name == "comparison.html":
         return to_html(nb, f"{place[0]}: models side by side", links, inputs)
     links |= {"comparison": f"{up}{place[0]}/comparison.html"}
+    if len(place) == 1:  # a page beside the reports
+        about = json.loads((html.with_suffix("") / "evidence.json").read_text())
+        links |= {
+            f: f"{html.stem}/{f}" for f in ("evidence.json", *(f"{t}.parquet" for t in about["tables"]))
+        }
+        return to_html(nb, about["title"] + (" (simulated)" if about["simulated"] else ""), links, inputs)
     links |= {f: f for f in ("run.json", "scores.csv", "predictions.parquet")}
     return to_html(nb, Run.read(html.parent / "run.json").title, links, inputs)
+
+# %% ../../nbs/reporting/03_render.ipynb #fb2d2fc4
+def render_page(
+    html: Path,  # where the page goes; its notebook goes beside it
+    template: Path,
+    params: dict,
+    inputs: str,  # digest of what it is made from
+    fresh: bool = False,  # render even when nothing changed
+) -> bool:  # whether it was rendered
+    "Execute a template and write the notebook and the page of it."
+    import nbformat
+
+    if not fresh and current(html, inputs):
+        return False
+    nb = execute(template, params, html.with_suffix(".broken.ipynb"))
+    with atomic(html.with_suffix(".ipynb")) as part:
+        nbformat.write(nb, part)
+    with atomic(html) as part:
+        part.write_text(render_html(nb, html, inputs))
+    return True
 
 # %% ../../nbs/reporting/03_render.ipynb #db2167ce
 def render_cell(
@@ -214,8 +246,6 @@ def render_cell(
     extra: dict | None = None,  # further parameters of a template of your own
 ) -> bool:  # whether anything was rendered
     "Report of one finished cell: `report.ipynb`, `report.html` and `preview.png`."
-    import nbformat
-
     run, template = Run.read(folder / "run.json"), template or templates_root() / "evaluation.ipynb"
     place = folder.relative_to(reports_root())
     params = dict(
@@ -223,15 +253,10 @@ def render_cell(
     ) | (extra or {})
     inputs = report_inputs(template, checksum(folder / "run.json"), params)
     check_template(template, params)
-    if not fresh and current(folder / "report.html", inputs):
-        return False
-    nb = execute(template, params, folder / "report.broken.ipynb")
-    preview(folder)
-    with atomic(folder / "report.ipynb") as part:
-        nbformat.write(nb, part)
-    with atomic(folder / "report.html") as part:
-        part.write_text(render_html(nb, folder / "report.html", inputs))
-    return True
+    made = render_page(folder / "report.html", template, params, inputs, fresh)
+    if made:
+        preview(folder)
+    return made
 
 # %% ../../nbs/reporting/03_render.ipynb #9327db84
 def preview(folder: Path):
@@ -251,18 +276,16 @@ def preview(folder: Path):
 # %% ../../nbs/reporting/03_render.ipynb #68935eec
 def render_comparison(study: str, fresh: bool = False) -> bool:
     "The page that sets a study's finished cells side by side."
-    import nbformat
-
-    folder, template = reports_root() / study, templates_root() / "comparison.ipynb"
+    template = templates_root() / "comparison.ipynb"
     inputs = report_inputs(template, *(checksum(f / "run.json") for f in cell_folders(study)))
-    if not fresh and current(folder / "comparison.html", inputs):
-        return False
-    nb = execute(template, dict(study=study), folder / "comparison.broken.ipynb")
-    with atomic(folder / "comparison.ipynb") as part:
-        nbformat.write(nb, part)
-    with atomic(folder / "comparison.html") as part:
-        part.write_text(render_html(nb, folder / "comparison.html", inputs))
-    return True
+    html = reports_root() / study / "comparison.html"
+    return render_page(html, template, dict(study=study), inputs, fresh)
+
+
+def render_evidence(page, fresh: bool = False) -> bool:
+    "A page beside the reports, from its evidence."
+    inputs = report_inputs(page.template, checksum(page.folder / "evidence.json"))
+    return render_page(page.html, page.template, dict(study=page.study), inputs, fresh)
 
 # %% ../../nbs/reporting/03_render.ipynb #2652718f
 def index_html() -> str:
@@ -273,7 +296,7 @@ def index_html() -> str:
         )
         for f in cell_folders()
     ]
-    return index_page(entries)
+    return index_page(entries, [(p.study, p.title, f"{p.study}/{p.name}.html") for p in gathered()])
 
 # %% ../../nbs/reporting/03_render.ipynb #f717d5bf
 def side_by_side(make, work: list, progress) -> list:  # of (name, outcome), in the order of work
@@ -304,9 +327,9 @@ def render_all(
             f"{shown(reports_root() / study)}: holds no finished evaluation; make one with `sleepai run`."
         )
     names = sorted({f.relative_to(reports_root()).parts[0] for f in folders})
-    work = [(f.relative_to(reports_root()).as_posix(), render_cell, f) for f in folders] + [
-        (f"{s}/comparison", render_comparison, s) for s in names
-    ]
+    work = [(f.relative_to(reports_root()).as_posix(), render_cell, f) for f in folders]
+    work += [(f"{s}/comparison", render_comparison, s) for s in names]
+    work += [(f"{p.study}/{p.name}", render_evidence, p) for p in gathered(study)]
     made = [name for name, new in side_by_side(lambda w: w[1](w[2], fresh=fresh), work, progress) if new]
     with atomic(reports_root() / "index.html") as part:
         part.write_text(index_html())

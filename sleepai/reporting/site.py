@@ -58,7 +58,7 @@ def page(
         f"<footer>Made by sleepai from stored predictions. <code>sleepai verify</code> recomputes every number on these pages.</footer></body></html>\n"
     )
 
-# %% ../../nbs/reporting/02_site.ipynb #8ae890bd
+# %% ../../nbs/reporting/02_site.ipynb #705c39e4
 INDEX = """
 <h1>Reports</h1>
 <p>Every number here can be recomputed from the predictions that lie beside it. Cohen's kappa is 0 for chance and 1
@@ -66,7 +66,9 @@ for identity; two trained scorers reach about 0.68 (R&K rules) to 0.76 (AASM rul
 Intervals are 95 %, over resampled subjects.</p>
 {% for study in studies %}
 <h2>{{ study.title }}</h2>
-<p><a href="{{ study.name }}/comparison.html">Models and datasets side by side</a></p>
+<ul class="pages"><li><a href="{{ study.name }}/comparison.html">Models and datasets side by side</a></li>
+{% for title, address in study.pages %}<li><a href="{{ address }}">{{ title }}</a></li>
+{% endfor %}</ul>
 {% for group in study.groups %}
 <h3>{{ group[0].run.about.title }}{% if group[0].run.simulated %} <span class="badge">simulated</span>{% endif %}</h3>
 <p>{{ group[0].run.about.note }}</p>
@@ -99,7 +101,10 @@ def _groups(entries):  # of one study -> one list a dataset, real data first, be
     return [list(g) for _, g in groupby(sorted(entries, key=order), key=lambda e: e.run.dataset)]
 
 
-def index_page(entries: list) -> str:  # of `Entry`
+def index_page(
+    entries: list,  # of `Entry`
+    pages: list = (),  # (study, title, address) of the pages beside the reports
+) -> str:
     "The page that links all reports."
     import jinja2
 
@@ -111,6 +116,7 @@ def index_page(entries: list) -> str:  # of `Entry`
             name=n,
             title=studies[n].title if n in studies else n,
             groups=_groups([e for e in entries if e.run.study == n]),
+            pages=[(title, address) for study, title, address in pages if study == n],
         )
         for n in names
     ]

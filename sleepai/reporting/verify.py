@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NUMBERS', 'check_run', 'check_scores', 'check_numbers', 'outputs', 'check_page', 'check', 'verify']
 
-# %% ../../nbs/reporting/04_verify.ipynb #7a055261
+# %% ../../nbs/reporting/04_verify.ipynb #cd545281
 import re
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ..data import checksum, reports_root, shown, templates_root
 from ..evaluation.metrics import confusion, score
 from ..evaluation.run import pooled_metrics, read_cell
 from ..provenance import Run
+from .pages import gathered
 from .render import RenderError, cell_folders, execute, index_html, render_html, side_by_side
 
 # %% ../../nbs/reporting/04_verify.ipynb #f39a65d3
@@ -121,17 +122,16 @@ def check_page(html: Path, template: Path, parameters: dict) -> list:  # sentenc
     return wrong
 
 # %% ../../nbs/reporting/04_verify.ipynb #91275903
-def check(item: tuple) -> list:  # item: place, and the cell's folder or None for a comparison; -> sentences
-    "All that can differ about one finished cell or one comparison page."
+def check(
+    item: tuple,
+) -> list:  # item: place, and the cell's folder or None for a page of the study; -> sentences
+    "All that can differ about one finished cell, one comparison or one page."
     place, folder = item
     study, *rest = place.split("/")
     try:
         if folder is None:
-            return check_page(
-                reports_root() / study / "comparison.html",
-                templates_root() / "comparison.ipynb",
-                dict(study=study),
-            )
+            html, template = reports_root() / f"{place}.html", templates_root() / f"{rest[0]}.ipynb"
+            return check_page(html, template, dict(study=study))
         params = dict(study=study, dataset=rest[0], model=rest[1], protocol="/".join(rest[2:]))
         return check_numbers(folder) + check_page(
             folder / "report.html", templates_root() / "evaluation.ipynb", params
@@ -149,6 +149,7 @@ def verify(study: str = "", progress=lambda done, total, name: None) -> dict:  #
         )
     work = [(f.relative_to(reports_root()).as_posix(), f) for f in folders]
     work += [(f"{s}/comparison", None) for s in sorted({name.split("/")[0] for name, _ in work})]
+    work += [(f"{p.study}/{p.name}", None) for p in gathered(study)]
     found = dict(side_by_side(check, work, progress))
     index = reports_root() / "index.html"
     found["index.html"] = (

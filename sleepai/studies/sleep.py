@@ -9,7 +9,7 @@ __all__ = []
 from ..core import STAGES, Study
 from ..registry import studies
 
-# %% ../../nbs/studies/00_sleep.ipynb #7994c6cd
+# %% ../../nbs/studies/00_sleep.ipynb #2f509776
 studies.add(
     Study(
         name="sleep",
@@ -20,7 +20,7 @@ studies.add(
         protocol="5-fold",
         datasets=("simulated",),
         models=("constant", "raw-forest", "forest", "yasa"),
-        sections=("hypnograms", "stage fractions"),
+        sections=("hypnograms", "stage fractions", "sleep statistics"),
         note="For research; not a medical device.",
     )
 )
