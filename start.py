@@ -19,6 +19,7 @@ JOBS = {
     "run": ["sleepai", "run"],
     "report": ["sleepai", "report"],
     "verify": ["sleepai", "verify"],
+    "audit": ["sleepai", "audit"],
     "fetch": ["sleepai", "fetch"],
     "list": ["sleepai", "list"],
     "test": ["pytest"],

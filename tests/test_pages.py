@@ -11,11 +11,15 @@ from conftest import ROOT
 REPORTS = ROOT / "reports"
 PAGES = sorted(p.relative_to(REPORTS).as_posix() for p in REPORTS.rglob("*.html"))
 CHROMIUM = next((c for c in ("chromium", "chromium-browser", "google-chrome") if shutil.which(c)), None)
+FEATURES = {"constant", "forest", "linear", "boosted", "feature-sequence", "ensemble"}
+SIGNALS = FEATURES | {"yasa", "cnn", "sequence"}
 EXPECTED = {
-    "simulated": {"constant", "raw-forest", "forest", "yasa"},
-    "sleep-edf-features": {"constant", "forest"},
-    "dreams": {"constant", "yasa", "forest"},
+    "simulated": SIGNALS | {"raw-forest"},
+    "sleep-edf-features": FEATURES,
+    "dreams": SIGNALS,
+    "simulated-sleep-edf": {"boosted"},
 }
+BESIDE = ("comparison", "ladder", "windows", "human-ceiling", "transfer", "importance")
 
 
 def test_the_promised_reports_are_there():
@@ -29,6 +33,8 @@ def test_the_promised_reports_are_there():
                 "predictions.parquet",
                 "scores.csv",
             }, (dataset, model)
+    for name in BESIDE:
+        assert (REPORTS / "sleep" / f"{name}.html").exists(), name
 
 
 def test_committed_reports_verify():

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NUMBERS', 'check_run', 'check_scores', 'check_numbers', 'outputs', 'check_page', 'check', 'verify']
 
-# %% ../../nbs/reporting/04_verify.ipynb #cd545281
+# %% ../../nbs/reporting/04_verify.ipynb #250b16e5
 import re
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ..core import InputError, Predictions
 from ..data import checksum, reports_root, shown, templates_root
 from ..evaluation.metrics import confusion, score
 from ..evaluation.run import pooled_metrics, read_cell
+from ..evaluation.sides import audit_cell_folder
 from ..provenance import Run
 from .pages import gathered
 from .render import RenderError, cell_folders, execute, index_html, render_html, side_by_side
@@ -133,8 +134,10 @@ def check(
             html, template = reports_root() / f"{place}.html", templates_root() / f"{rest[0]}.ipynb"
             return check_page(html, template, dict(study=study))
         params = dict(study=study, dataset=rest[0], model=rest[1], protocol="/".join(rest[2:]))
-        return check_numbers(folder) + check_page(
-            folder / "report.html", templates_root() / "evaluation.ipynb", params
+        return (
+            check_numbers(folder)
+            + audit_cell_folder(folder)
+            + check_page(folder / "report.html", templates_root() / "evaluation.ipynb", params)
         )
     except (InputError, RenderError) as e:
         return [str(e)]
