@@ -43,6 +43,8 @@ def test_list(sleepai):
         (["run", "--folder", "x"], ["--folder goes with exactly one --dataset"]),
         (["run", "--dataset", "edf-folder", "--folder", "/nowhere/at/all"], ["/nowhere/at/all"]),
         (["run", "--subjects", "1", "--model", "constant"], ["splitting by subject needs 2"]),
+        (["run", "--page", "ladr"], ["no page 'ladr'", "did you mean 'ladder'"]),
+        (["run", "--page", "human-ceiling"], ["sleepai fetch dod"]),
         (["report"], ["no finished evaluation", "sleepai run"]),
         (["verify"], ["no finished evaluation", "sleepai run"]),
         (["fetch"], ["name a dataset"]),
@@ -319,3 +321,13 @@ def test_a_users_own_folder_from_files_to_report(sleepai, tmp_path):
     assert run["n_subjects"] == 3 and run["about"]["title"] == "Nights of my clinic"
     assert "Nights of my clinic" in (sleepai.reports / "index.html").read_text()
     sleepai("verify", check=0)
+
+
+def test_audit_passes_an_honest_run_and_catches_a_shared_subject(again):
+    assert "nothing found" in again("audit", "-m", "constant", "-m", "forest", check=0).stdout
+    record = again.reports / "sleep" / "simulated" / "forest" / "run.json"
+    run = json.loads(record.read_text())
+    run["folds"][0]["train_subjects"] += run["folds"][0]["test_subjects"]
+    record.write_text(json.dumps(run))
+    done = again("audit", "-m", "constant", check=1)
+    assert run["folds"][0]["test_subjects"][0] in done.stdout and "forest" in done.stdout

@@ -93,7 +93,7 @@ def recurrent(
     h = layers.Dropout(dropout)(h)
     return layers.Dense(n_classes)(layers.Concatenate()([x, h]))
 
-
+# %% ../../nbs/models/12_sequence.ipynb #d4b60d91
 @dataclass(eq=False, repr=False)
 class Sequence(CNN):
     "Convolutions over each epoch, recurrence over a window of them."
@@ -121,7 +121,7 @@ class Sequence(CNN):
         x = recurrent(keras.layers.Dropout(self.dropout)(x), self.units, self.dropout, n_classes)
         return keras.Model(inputs, x)
 
-
+# %% ../../nbs/models/12_sequence.ipynb #eb6e217b
 def sequence(
     seed: int = 0,  # of weights, windows and augmentation
     jobs: int = 1,  # unused: the backend takes the cores it finds
