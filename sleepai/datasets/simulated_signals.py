@@ -140,7 +140,7 @@ def membership(
 
     hard = np.eye(5, dtype=np.float32)[state]
     w = 0.72 * gaussian_filter1d(hard, 1.5, axis=0) + 0.28 * gaussian_filter1d(hard, 40, axis=0)
-    doubt = np.clip(0.06 + 0.42 * blur + 0.16 * _drift(len(state), 90, r), 0, 0.75)[:, None]
+    doubt = np.clip(0.08 + 0.52 * blur + 0.2 * _drift(len(state), 90, r), 0, 0.85)[:, None]
     lean = w * (1 - doubt) + doubt * (w @ NEIGHBOURS)
     return lean / lean.sum(1, keepdims=True)
 
