@@ -45,9 +45,9 @@ def regressed(
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=1 / (penalty * len(y)), class_weight=weights, max_iter=300, tol=1e-3)
+    model = LogisticRegression(C=1 / (penalty * len(y)), class_weight=weights, max_iter=500, tol=3e-5)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # 300 steps are enough to predict from
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 500 steps are enough to predict from
         return model.fit(X, y)
 
 # %% ../../nbs/models/05_linear.ipynb #490e9052
@@ -79,7 +79,7 @@ class Linear(ClassifierMixin, BaseEstimator):
 class TunedLinear(ClassifierMixin, BaseEstimator):
     "Logistic regression whose penalty is chosen by subject-wise inner folds."
 
-    def __init__(self, penalties=(1e-4, 1e-3, 1e-2, 1e-1), weights="sqrt", n_folds=3, most=15_000):
+    def __init__(self, penalties=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2), weights="sqrt", n_folds=3, most=15_000):
         self.penalties, self.weights, self.n_folds, self.most = penalties, weights, n_folds, most
 
     def _losses(self, X, y, groups):
