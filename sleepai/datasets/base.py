@@ -69,7 +69,9 @@ class Dataset(Content):
     name: str = ""
     info: DatasetInfo = None
     classes: tuple = STAGES
-    kind: str = "signals"  # 'signals': `read` gives recordings; 'features', 'labels': `load` gives Examples, scorings
+    kind: str = (
+        "signals"  # 'signals': `read` gives recordings; 'features', 'labels': `load` gives Examples, scorings
+    )
 
     def __init__(self, folder: str | Path | None = None):  # where its files lie; None = `data/raw/<name>`
         self._folder = folder

@@ -9,7 +9,7 @@ __all__ = []
 from ..core import STAGES, Study
 from ..registry import studies
 
-# %% ../../nbs/studies/00_sleep.ipynb #4d2d1e0d
+# %% ../../nbs/studies/00_sleep.ipynb #04dd9eab
 studies.add(
     Study(
         name="sleep",
@@ -19,7 +19,7 @@ studies.add(
         primary="kappa",
         protocol="5-fold",
         datasets=("simulated",),
-        models=("constant", "raw-forest", "forest", "linear", "boosted", "yasa"),
+        models=("constant", "raw-forest", "forest", "boosted", "yasa"),
         sections=("hypnograms", "stage fractions", "sleep statistics"),
         note="For research; not a medical device.",
     )
