@@ -136,7 +136,7 @@ def list_(
                 row = (
                     [item.name, item.info.title + (" (simulated)" if item.info.simulated else "")]
                     if k == "datasets"
-                    else [item.name, item.title]
+                    else [getattr(item, "listed_as", item.name), item.title]
                 )
                 if k == "datasets":
                     row.insert(1, "yes" if item.available() else "no")
@@ -316,15 +316,18 @@ def _audit_model(cell, jobs, progress):
     "The audit of one model on a few subjects of a dataset."
     from sleepai.evaluation.audit import audit_model, sample
     from sleepai.evaluation.examples import dataset_examples
-    from sleepai.registry import features, models, protocols
+    from sleepai.evaluation.sides import people_of
+    from sleepai.registry import features, protocols
 
-    model, tell = models[cell.model], lambda d, n: progress("features", d, n)
+    model, tell = cell.spec, lambda d, n: progress("features", d, n)
     plan = protocols[cell.plan.name if cell.plan.official else "5-fold"]
     few = 0 if cell.plan.official else 4
     how = dict(progress=tell, transform=model.transform)
     ex = dataset_examples(cell.dataset, features[model.features], plan, few, jobs, **how)
     progress("changing what it must not know", 0, None)
-    found = audit_model(model, sample(ex), seed=cell.seed)
+    short = {k: 1 for k in ("epochs", "n_members") if k in model.build().get_params()}
+    how = dict(people=people_of(cell.dataset), seed=cell.seed, quick=bool(short))
+    found = audit_model(model, sample(ex), **how, **short)
     say(f"[green]passes[/]  {cell}" if found.passed else f"[bold red]fails[/]   {cell}")
     for f in (f for f in found.findings if not f.passed):
         say(f"        {f.check}: {f.seen}" + (f"; look at: {f.suspects}" if f.suspects else ""))
@@ -343,7 +346,6 @@ def audit(
     with told(), bars() as progress:
         from sleepai.evaluation.run import grid
         from sleepai.evaluation.sides import audit_cell_folder
-        from sleepai.registry import models
         from sleepai.reporting.render import cell_folders
 
         bad = 0
@@ -352,7 +354,7 @@ def audit(
                 say(f"[bold red]fails[/]   {folder.name}: {fault}")
             bad += bool(faults)
         for cell in grid(study, dataset or [], model or [], "", seed):
-            if models[cell.model].members:  # an average of audited models
+            if cell.spec.members:  # an average of audited models
                 continue
             bad += not _audit_model(cell, jobs or os.cpu_count(), functools.partial(progress, str(cell)))
         say(

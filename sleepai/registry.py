@@ -21,14 +21,15 @@ class Registry:
         self.kind, self.package, self._items, self._origins, self._walked = kind, package, {}, {}, False
 
     def add(self, item):
-        "Register `item` under `item.name`; returns it, so it serves as a decorator of instances."
-        origin, here = self._origins.get(item.name), sys._getframe(1).f_globals["__name__"]
+        "Register `item` under what it is `listed_as`, else its `name`; returns it, so it serves as a decorator of instances."
+        name = getattr(item, "listed_as", item.name)
+        origin, here = self._origins.get(name), sys._getframe(1).f_globals["__name__"]
         if origin == "__main__" != here:
             return item
         if origin not in (None, here) and here != "__main__":
-            twice = f"{self.kind} {item.name!r} is registered by {origin} and by {here}"
+            twice = f"{self.kind} {name!r} is registered by {origin} and by {here}"
             raise InputError(f"{twice}; give one of them another name.")
-        self._items[item.name], self._origins[item.name] = item, here
+        self._items[name], self._origins[name] = item, here
         return item
 
     def walk(self):
@@ -56,6 +57,11 @@ class Registry:
             choice = ", ".join(self.names()) or "(none)"
             raise InputError(f"there is no {self.kind} {name!r}{hint} choose from: {choice}.")
         return self._items[name]
+
+    def of(self, study: str, name: str):
+        "The study's own thing of that name, else the one that goes by the plain name."
+        own = f"{study}/{name}"
+        return self[own if own in self else name]
 
     def __repr__(self):
         return f"Registry({self.kind}: {len(self._items)} loaded from {self.package})"

@@ -26,3 +26,23 @@ def sleepai(tmp_path):
 
     call.reports, call.data = tmp_path / "reports", tmp_path / "data"
     return call
+
+
+def study_sample(model):
+    """A few rows of a dozen people of a study's first dataset, which needs no files, as the model sees them."""
+    from sleepai import registry
+    from sleepai.evaluation.audit import sample
+    from sleepai.evaluation.examples import dataset_examples
+
+    study = registry.studies[model.study]
+    dataset = registry.datasets[study.datasets[0]]
+    plan = registry.protocols[dataset.info.protocol or study.protocol]
+    ex = dataset_examples(dataset, registry.features[model.features], plan, transform=model.transform)
+    return sample(ex, 120 if len(ex) == len(set(ex.subjects)) else 12, 30)
+
+
+def short_training(model):
+    """Settings that make a training quick without changing its way: one epoch for networks, ten trees for forests."""
+    options = model.build(seed=0, jobs=1).get_params()
+    short = {k: 1 for k in ("epochs", "n_members") if k in options}
+    return short | {k: 10 for k in options if k.endswith("n_estimators")}

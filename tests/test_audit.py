@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import ROOT, short_training, study_sample
 from sklearn.decomposition import PCA
 from sklearn.feature_selection import SelectKBest, f_classif
 from sklearn.impute import SimpleImputer
@@ -450,20 +450,20 @@ def small_table(model):
 def test_registered_model(name):
     """The runner with every model; one epoch for networks and ten trees for forests are the same way, only shorter."""
     model = models[name]
-    ex = small_table(model)
-    fold = make_folds(ex.subjects)[:1]
+    ex = small_table(model) if model.study in ("", "sleep") else study_sample(model)
+    fold = make_folds(ex.subjects, 3)[:1]
     if model.members:
         with pytest.raises(InputError, match="audit those"):
             audit_model(model, ex, fold)
         return
-    options = model.build(seed=0, jobs=1).get_params()
-    short = {k: 1 for k in ("epochs", "n_members") if k in options}
-    few = {k: 10 for k in options if k.endswith("n_estimators")}
-    audit = audit_model(model, ex, fold, quick=bool(short), **short, **few)
+    short = short_training(model)
+    audit = audit_model(model, ex, fold, quick="epochs" in short, **short)
     assert audit.passed, audit.frame.to_string()
 
 
-@pytest.mark.parametrize("name", [m.name for m in models if m.transform is not None])
+@pytest.mark.parametrize(
+    "name", [m.listed_as for m in models if m.transform is not None and m.study in ("", "sleep")]
+)
 def test_registered_transform(name):
     nights = [(EX.X[EX.subjects == s], np.arange(60)) for s in ("P1", "P2", "P3")]
     assert audit_transform(models[name].transform, nights).passed

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, SLEEPAI
+from conftest import ROOT, SLEEPAI, short_training, study_sample
 
 from sleepai import registry
 from sleepai.core import STAGES, Examples, Hypnogram, Recording
@@ -78,6 +78,16 @@ def test_feature_set_at_other_rates(name, sfreq, night):
     assert all(sfreq == 50 and "gamma" in c for c in empty), empty
 
 
+def check_study_model(model):
+    """A model of another study, on what that study's first dataset gives: probabilities, twice the same."""
+    ex, short = study_sample(model), short_training(model)
+    build = lambda: model.build(seed=3, jobs=1).set_params(**short)  # noqa: E731
+    a, b = (
+        probabilities(fit(build(), ex.X, ex.y, ex.meta), ex.X, len(ex.classes), ex.meta) for _ in range(2)
+    )
+    assert a.shape == (len(ex), len(ex.classes)) and np.allclose(a.sum(1), 1) and np.array_equal(a, b)
+
+
 @pytest.mark.parametrize("name", registry.models.names())
 def test_model(name):
     model, rng = registry.models[name], np.random.default_rng(1)
@@ -85,6 +95,8 @@ def test_model(name):
     if model.members:
         assert all(m in registry.models and not registry.models[m].members for m in model.members)
         return
+    if model.study not in ("", "sleep"):
+        return check_study_model(model)
     y, people = np.tile([0, 1, 2, 4], 30), np.repeat(["A", "B", "C"], 40)
     meta = pd.DataFrame(dict(subject=people, record=people, index=np.tile(np.arange(40), 3)))
     X = rng.dirichlet(np.ones(5), 120) + np.eye(5)[y]

@@ -69,6 +69,7 @@ class Dataset(Content):
     name: str = ""
     info: DatasetInfo = None
     classes: tuple = STAGES
+    uses: tuple = ()  # further modules of `sleepai` whose code what it gives depends on
     kind: str = (
         "signals"  # 'signals': `read` gives recordings; 'features', 'labels': `load` gives Examples, scorings
     )

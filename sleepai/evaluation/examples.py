@@ -23,7 +23,7 @@ from ..preprocessing.hypnogram import check_stages, fit_to
 def reading_code(dataset: Dataset) -> str:
     "Digest of the code between a dataset's files and a recording."
     prepares = (f"sleepai.preprocessing.{m}" for m in ("edf", "hypnogram", "signals"))
-    return code_digest(type(dataset).__module__, *prepares)
+    return code_digest(type(dataset).__module__, *prepares, *dataset.uses)
 
 
 def night_table(

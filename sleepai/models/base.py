@@ -27,6 +27,12 @@ class Model:
     transform: Callable | None = None  # (X of one whole record, index) -> X, label-free; e.g. context
     uses: tuple = ()  # further modules whose code its predictions depend on
     members: tuple = ()  # names of models whose predictions it averages instead of fitting anything
+    study: str = "sleep"  # the study it was made for; '' for one that works in any
+
+    @property
+    def listed_as(self):
+        "What it is registered under: two studies may each have a `boosted`; the flagship's goes by its plain name."
+        return self.name if self.study in ("", "sleep") else f"{self.study}/{self.name}"
 
     def modules(self) -> tuple:
         "Every module whose code its predictions depend on."

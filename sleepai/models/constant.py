@@ -25,6 +25,7 @@ models.add(
         "constant",
         "class priors",
         constant,
+        study="",
         note="Knows nothing of the epoch: answers with the class shares of the training subjects.",
     )
 )

@@ -25,7 +25,7 @@ ENDINGS = ("_tri_norm", "_past_norm", "_norm", "_before", "_after")  # what cont
 # %% ../../nbs/pages/05_importance.ipynb #10a1d320
 def _material(dataset, model, jobs, seed, progress):
     "Examples and folds of a model on a dataset, as its evaluation has them."
-    cell, m = Cell("sleep", datasets[dataset], model, seed=seed), models[model]
+    cell, m = Cell("sleep", datasets[dataset], model, seed=seed), models.of("sleep", model)
     if not cell.dataset.available():
         raise cell.dataset.missing()
     ex = dataset_examples(

@@ -41,6 +41,7 @@ def new_figure(width, height, **kw):
         {
             "svg.fonttype": "none",
             "svg.hashsalt": "sleepai",
+            "font.sans-serif": ["DejaVu Sans", "Arial"],  # each text of a picture repeats the list
             "font.size": 9,
             "axes.spines.top": False,
             "axes.spines.right": False,

@@ -83,15 +83,16 @@ def comparison_summary(study, cells: list) -> str:  # markdown
 # %% ../../nbs/reporting/01_tables.ipynb #aa14dd68
 def what_was_run(run: Run) -> pd.DataFrame:
     "Dataset, model, protocol and sizes, in words."
-    info = run.about
+    info, known = run.about, run.model in models or f"{run.study}/{run.model}" in models
+    model = models.of(run.study, run.model) if known else None
     rows = {
         "dataset": info["title"] + (" (SIMULATED)" if run.simulated else ""),
         "source": f"{info['source']} — {info['licence']}",
         "cite": info["citation"],
         "mind": info["note"],
-        "model": models[run.model].title if run.model in models else run.model,
+        "model": getattr(model, "title", run.model),
         "what it sees": f"{run.params['features']} ({run.params['n_features']:,} columns)",
-        "about it": models[run.model].note if run.model in models else "",
+        "about it": getattr(model, "note", ""),
         "protocol": f"{run.protocol}: {protocols[run.protocol].title}"
         if run.protocol in protocols
         else run.protocol,
