@@ -101,13 +101,18 @@ def confusion_figure(pred: Predictions):  # -> figure
 
 # %% ../../nbs/reporting/00_figures.ipynb #45c10d4a
 def subjects_figure(
-    scores: Scores, metric: str = "kappa"
+    scores: Scores,
+    metric: str = "kappa",
+    band: tuple | None = None,  # low, high and what it is, such as the range of human scorers
 ):  # -> figure; None where subjects have no value of their own
     "The metric of every subject in order, and the pooled value with its interval."
     each, pooled = scores.per_subject(metric).dropna().sort_values(), scores.pooled()[metric]
     if each.empty:
         return None
     fig, ax = new_figure(7.4, 2.4)
+    if band:
+        ax.axhspan(band[0], band[1], color="#ffe9c2", lw=0, zorder=0, label=band[2])
+        ax.legend(frameon=False, fontsize=7.5, loc="lower right")
     if np.isfinite(pooled["low"]):
         ax.axhspan(pooled["low"], pooled["high"], color="#4a90c2", alpha=0.18, lw=0)
     ax.axhline(pooled["value"], color="#4a90c2", lw=1.5)
