@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['N_BOOT', 'BOOT_SEED', 'MANY', 'confusion', 'accuracy', 'kappa', 'sensitivity', 'ppv', 'f1', 'balanced_accuracy',
-           'macro_f1', 'mcc', 'log_loss', 'brier', 'specificity', 'auroc', 'auprc', 'Metric', 'resamples',
+           'macro_f1', 'mcc', 'log_loss', 'brier', 'specificity', 'auroc', 'auprc', 'Metric', 'resamples', 'interval',
            'positive_of', 'ranked', 'score']
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #be01ec82
@@ -175,11 +175,13 @@ def resamples(
     return np.random.default_rng(seed).multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), n_boot)
 
 
-def _interval(values):
-    "2.5th and 97.5th percentile over draws in which the metric is defined."
+def interval(
+    values: np.ndarray,  # (n_boot,) of the draws
+) -> tuple:  # low, high
+    "2.5th and 97.5th percentile over draws in which the metric is defined; NaN where it is in fewer than two."
     values = np.asarray(values, float)
-    known = values[~np.isnan(values)]
-    return tuple(map(float, np.percentile(known, (2.5, 97.5)))) if len(known) else (np.nan, np.nan)
+    known = values[np.isfinite(values)]
+    return tuple(map(float, np.percentile(known, (2.5, 97.5)))) if len(known) > 1 else (np.nan, np.nan)
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #4ca65c69
 def positive_of(pred: Predictions) -> int | None:  # index into its classes; None where there are not two
@@ -246,7 +248,7 @@ def score(pred: Predictions) -> Scores:
     sums, rows = _sums(pred, who, len(names)), []
     for m in metrics:
         for c, pooled, boot, each in _measured(m, pred, C, sums, W, who, k):
-            rows.append(("pooled", m.name, c, pooled, *_interval(boot)))
+            rows.append(("pooled", m.name, c, pooled, *interval(boot)))
             if len(names) <= MANY:
                 rows += [(n, m.name, c, float(v), np.nan, np.nan) for n, v in zip(names, each, strict=True)]
     frame = pd.DataFrame(rows, columns=SCORE_COLUMNS[3:])
