@@ -11,27 +11,30 @@ from conftest import ROOT
 REPORTS = ROOT / "reports"
 PAGES = sorted(p.relative_to(REPORTS).as_posix() for p in REPORTS.rglob("*.html"))
 CHROMIUM = next((c for c in ("chromium", "chromium-browser", "google-chrome") if shutil.which(c)), None)
+STAGERS = {"constant", "forest", "linear", "boosted", "feature-sequence", "ensemble"}
 EXPECTED = {
-    "simulated": {"constant", "raw-forest", "forest", "boosted", "yasa"},
-    "sleep-edf-features": {"constant", "forest", "linear", "boosted", "feature-sequence", "ensemble"},
-    "dreams": {"constant", "forest", "boosted", "feature-sequence", "yasa"},
+    "sleep/simulated": STAGERS | {"raw-forest", "yasa", "cnn", "sequence"},
+    "sleep/sleep-edf-features": STAGERS,
+    "sleep/dreams": STAGERS | {"raw-forest", "yasa", "cnn", "sequence"},
+    "sleep/simulated-sleep-edf": {"boosted"},
 }
-BESIDE = ("comparison", "windows", "human-ceiling")
+BESIDE = {"sleep": ("comparison", "windows", "human-ceiling", "ladder", "transfer", "importance")}
 
 
 def test_the_promised_reports_are_there():
-    for dataset, models in EXPECTED.items():
+    for place, models in EXPECTED.items():
         for model in models:
-            names = {p.name for p in (REPORTS / "sleep" / dataset / model).iterdir()}
+            names = {p.name for p in (REPORTS / place / model).iterdir()}
             assert names >= {
                 "report.html",
                 "report.ipynb",
                 "run.json",
                 "predictions.parquet",
                 "scores.csv",
-            }, (dataset, model)
-    for name in BESIDE:
-        assert (REPORTS / "sleep" / f"{name}.html").exists(), name
+            }, (place, model)
+    for study, names in BESIDE.items():
+        for name in names:
+            assert (REPORTS / study / f"{name}.html").exists(), (study, name)
 
 
 def test_committed_reports_verify():
