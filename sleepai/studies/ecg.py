@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/studies/01_ecg.ipynb #5db727e7
+# %% ../../nbs/studies/01_ecg.ipynb #e07ecf1a
 from ..core import Study
-from ..registry import studies
+from ..evaluation.goals import Goal
+from ..registry import goals, studies
 
 # %% ../../nbs/studies/01_ecg.ipynb #f6fcad65
 studies.add(
@@ -25,3 +26,18 @@ studies.add(
         note="For research; not a medical device.",
     )
 )
+
+# %% ../../nbs/studies/01_ecg.ipynb #c2fdba17
+for g in (
+    Goal("mitdb", "f1_N", 0.95, "set for this project", "official"),
+    Goal("mitdb", "f1_V", 0.90, "set for this project", "official"),
+    Goal("mitdb", "f1_S", 0.40, "set for this project", "official"),
+    Goal("mitdb", "sensitivity_S", 0.759, "de Chazal et al. 2004", "official"),
+    Goal("mitdb", "ppv_S", 0.385, "de Chazal et al. 2004", "official"),
+    Goal("mitdb", "sensitivity_V", 0.777, "de Chazal et al. 2004", "official"),
+    Goal("mitdb", "ppv_V", 0.819, "de Chazal et al. 2004, who do not count F or Q called V", "official"),
+    Goal("ecg5000", "accuracy", 0.945, "set for this project", "official"),
+    Goal("ecg5000", "accuracy", 0.949, "best published, about", "official"),
+    Goal("ecg5000-binary", "auroc", 0.995, "set for this project", "official"),
+):
+    goals.add(g)
