@@ -126,7 +126,7 @@ def test_one_man_is_on_one_side(tape, monkeypatch, tmp_path):
 
 def test_bad_records(tape):
     (tape / "202.atr").write_bytes(b"no")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read|check the annotation file"):
         mitdb.MITDB(tape).load(mitdb.PERSON)
     text = (tape / "114.hea").read_text().replace("MLII", "V1")
     (tape / "114.hea").write_text(text)
@@ -160,8 +160,8 @@ def test_ecg5000_beats_are_their_own_pseudo_subjects(table, tmp_path):
     (fold,) = official_fold(ex.meta, "ecg5000")
     assert (len(fold.train), len(fold.test)) == (8, 12) and len(set(ex.subjects)) == 20
     assert two.load("beat-0002").y[0] == 1 and two.load("beat-0001").y[0] == 0
-    with pytest.raises(InputError, match="there is no 'beat-9'"):
-        five.load("beat-9")
+    with pytest.raises(InputError, match="there is no 'beat-9999'"):
+        five.load("beat-9999")
     t.drop(columns="t7").to_csv(tmp_path / ecg5000.TABLE, index=False)
     with pytest.raises(InputError, match="column t7 is missing"):
         ecg5000.ECG5000(tmp_path).load("beat-0001")
