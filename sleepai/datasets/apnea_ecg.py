@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['ONE_RECORDING', 'RELEASED', 'HR_FILE', 'person', 'half', 'minute_labels', 'check_length', 'archive_names',
-           'archive_night', 'physionet_names', 'physionet_night', 'check_apart', 'ApneaECG']
+           'archive_night', 'physionet_names', 'apn_labels', 'physionet_night', 'check_apart', 'check_both', 'ApneaECG']
 
 # %% ../../nbs/datasets/26_apnea_ecg.ipynb #2881a3b9
 import re
@@ -125,14 +125,20 @@ def _ecg(path):
     return np.nan_to_num(rec.p_signal[:, 0]), float(rec.fs)
 
 
+def apn_labels(folder, name: str) -> np.ndarray:  # int8 (n_minutes,), 1 = apnea
+    "The expert's labels in an annotation file."
+    symbols = np.array(_annotations(folder / name, "apn").symbol)
+    where = f"{shown(folder)}/{name}.apn"
+    if odd := sorted(set(symbols.tolist()) - {"A", "N"}):
+        raise InputError(f"{where}: labels must be A or N, found {odd[0]!r}; fetch it again.")
+    return minute_labels(symbols == "A", where)
+
+
 def physionet_night(folder, name: str) -> tuple:  # times, rates, labels, (times, heights of R waves)
-    "One record with its waveform, checked."
+    "One record with its waveform, checked; a label of a minute after its end is dropped."
     path, where = folder / name, f"{shown(folder)}/{name}"
-    symbols = np.array(_annotations(path, "apn").symbol)
-    if odd := sorted(set(symbols) - {"A", "N"}):
-        raise InputError(f"{where}.apn: labels must be A or N, found {odd[0]!r}; fetch it again.")
     ecg, sfreq = _ecg(path)
-    y = minute_labels((symbols == "A")[: int(np.ceil(len(ecg) / sfreq / 60))], f"{where}.apn")
+    y = apn_labels(folder, name)[: int(np.ceil(len(ecg) / sfreq / 60))]
     listed = (folder / f"{name}.qrs").is_file()
     beats = np.unique(_annotations(path, "qrs").sample) if listed else find_beats(ecg, sfreq, where)
     heights = r_heights(ecg, beats, sfreq)
@@ -153,6 +159,15 @@ def check_apart(
                 f"{where}: {seen[d]} and {name} hold the same night under two names; leave one of them out."
             )
         seen[d] = name
+
+
+def check_both(labels: dict, where: str):  # record -> 0 and 1
+    "Raises when all minutes of all records are of one kind."
+    if len(kinds := set(np.concatenate(list(labels.values())).tolist())) < 2:
+        what = "apnea" if kinds == {1} else "normal"
+        raise InputError(
+            f"{where}: every minute of all {len(labels)} records is {what}; there is nothing to tell apart: add other records."
+        )
 
 
 _INFO = DatasetInfo(
@@ -198,23 +213,26 @@ class ApneaECG(Dataset):
         return physionet_night(self.folder, record.name)
 
     def fingerprint(self, record):
-        if record.files[0].name == HR_FILE:
-            return digest(record.name, record.subject, *self.night(record)[:3])
-        return digest(record.name, record.subject, *(checksum(f) for f in record.files))
+        return self.checksums([record.subject])[record.name]
 
     def checksums(self, subjects=None):
-        chosen = [r for r in self.records() if subjects is None or r.subject in subjects]
-        self._check(chosen)
-        return {r.name: self.fingerprint(r) for r in chosen}
+        listed = self.records()
+        chosen = [r for r in listed if subjects is None or r.subject in subjects]
+        beats, labels = {}, {}
+        for r in chosen:
+            beats[r.name], labels[r.name] = self._beats_and_labels(r)
+        check_apart(beats, shown(self.folder))
+        if len(chosen) == len(listed) > 0:
+            check_both(labels, shown(self.folder))
+        return {r.name: digest(r.name, r.subject, beats[r.name], labels[r.name]) for r in chosen}
 
-    def _check(self, records):
-        "Nights that differ, and minutes of both kinds in all of them together."
-        if not all(r.files[0].name == HR_FILE for r in records):
-            return check_apart(
-                {r.name: checksum(self.folder / f"{r.name}.dat") for r in records}, shown(self.folder)
-            )
-        nights = {r.name: self.night(r) for r in records}
-        check_apart({n: digest(*v[:2]) for n, v in nights.items()}, shown(self.folder / HR_FILE))
+    def _beats_and_labels(self, record):
+        "Digest of the beats or of the waveform they are found in, and the labels."
+        if record.files[0].name == HR_FILE:
+            times, rates, y, _ = self.night(record)
+            return digest(times, rates), y
+        waves = [checksum(f) for f in record.files if f.suffix != ".apn"]
+        return digest(*waves[1:]), apn_labels(self.folder, record.name)
 
     def load(self, subject: str) -> Examples:  # all nights of one person
         listed = self.records()
@@ -233,7 +251,7 @@ class ApneaECG(Dataset):
             return hrv_table(times, rates, len(y), heights).assign(label=y)
 
         code = code_digest("sleepai.datasets.apnea_ecg", *self.uses)
-        table = cached("hrv", digest(self.fingerprint(record), code), compute)
+        table = cached("hrv", digest(self._beats_and_labels(record), record.name, code), compute)
         meta = dict(
             subject=record.subject, record=record.name, index=np.arange(len(table)), split=half(record.name)
         )

@@ -17,7 +17,7 @@ MOST_BAD = 0.1  # share of beats that may lie beyond
 def _numbers(values, name, where):
     "Finite numbers in a row, or one sentence."
     try:
-        x = np.asarray([float(v) for v in np.asarray(values).ravel()])
+        x = np.asarray(values).ravel().astype(float)
     except (TypeError, ValueError) as e:
         raise InputError(f"{where}: {name} must be numbers ({e}); mend the record or leave it out.") from None
     if len(x) < 2 or not np.isfinite(x).all():
