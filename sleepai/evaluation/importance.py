@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['column_groups', 'permuted', 'permutation_counts', 'importance', 'sample_columns', 'occlusion']
 
-# %% ../../nbs/evaluation/15_importance.ipynb #f5b2cb5f
+# %% ../../nbs/evaluation/15_importance.ipynb #4a981f56
 import numpy as np
 import pandas as pd
 
 from ..core import InputError
-from .compact import interval
-from .metrics import confusion, kappa, resamples
+from .metrics import confusion, interval, kappa, resamples
 
 # %% ../../nbs/evaluation/15_importance.ipynb #736d97e2
 def column_groups(

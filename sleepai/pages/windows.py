@@ -7,7 +7,7 @@ __all__ = ['TRAINED', 'FEATURES', 'PRINTED', 'MINUTES', 'masks', 'count_night', 
            'gather', 'window_names', 'totals', 'literature', 'under_windows', 'by_minutes', 'trained_and_tested',
            'minutes_figure', 'windows_figure']
 
-# %% ../../nbs/pages/01_windows.ipynb #fc84b534
+# %% ../../nbs/pages/01_windows.ipynb #7149b667
 import numpy as np
 import pandas as pd
 
@@ -15,10 +15,10 @@ from ..core import STAGES, Examples, Fold, InputError
 from ..data import checksum
 from ..datasets.real_hypnograms import LABELS, recorded_part, scored_nights
 from ..datasets.sleep_edf import FIRST_20, NIGHT_TIMES, night_times
-from ..evaluation.compact import by_subject, drawn, interval
+from ..evaluation.compact import by_subject, drawn
 from ..evaluation.examples import dataset_examples, window_rows
 from ..evaluation.folds import WINDOWS, make_folds, sleep_window
-from ..evaluation.metrics import accuracy, kappa, macro_f1
+from ..evaluation.metrics import accuracy, interval, kappa, macro_f1
 from ..evaluation.run import predict_fold
 from ..registry import datasets, pages, protocols
 from ..reporting.figures import INK, PALE, STAGE_COLOURS, new_figure
