@@ -145,7 +145,6 @@ def test_physionet_trouble(tmp_path):
     (tmp_path / "a02.dat").unlink()
     with pytest.raises(InputError, match="cannot be read|no such file"):
         ApneaECG(tmp_path).load("a02")
-    waveform(tmp_path, "a02", qrs=True, labels="NAB" + "N" * 7) if False else None
     (tmp_path / "a01.apn").write_bytes(b"\x01")
     with pytest.raises(InputError):
         ApneaECG(tmp_path).load("a01")
