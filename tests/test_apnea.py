@@ -60,7 +60,10 @@ def examples():
     """A few people as each model sees them."""
     ds, plan = SimulatedApnea(), registry.protocols["5-fold"]
     views = {f: registry.models.of("apnea", f).transform for f in FITTED}
-    made = {v: dataset_examples(ds, registry.features["seed16"], plan, 6, transform=v) for v in set(views.values())}
+    made = {
+        v: dataset_examples(ds, registry.features["seed16"], plan, 6, transform=v)
+        for v in set(views.values())
+    }
     return {f: sample(made[v], 6, 40) for f, v in views.items()}
 
 
@@ -202,7 +205,19 @@ def made_up(wrong=0.1):
     parts, rng = [], np.random.default_rng(0)
     for k, (name, (_, _, y)) in enumerate(NIGHTS.items()):
         p = np.where(rng.random(len(y)) < wrong, ~y, y) * 0.8 + 0.1
-        parts.append(pd.DataFrame(dict(fold="f", subject=f"P{k}", record=name, index=np.arange(len(y)), y_true=y.astype(int), p_normal=1 - p, p_apnea=p)))
+        parts.append(
+            pd.DataFrame(
+                dict(
+                    fold="f",
+                    subject=f"P{k}",
+                    record=name,
+                    index=np.arange(len(y)),
+                    y_true=y.astype(int),
+                    p_normal=1 - p,
+                    p_apnea=p,
+                )
+            )
+        )
     return Predictions("apnea", "simulated-apnea", "made up", ("normal", "apnea"), pd.concat(parts, ignore_index=True))  # fmt: skip
 
 
