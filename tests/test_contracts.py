@@ -93,7 +93,7 @@ def test_model(name):
     model, rng = registry.models[name], np.random.default_rng(1)
     assert model.needs in ("features", "signals") and model.features in registry.features
     if model.members:
-        assert all(m in registry.models and not registry.models[m].members for m in model.members)
+        assert not any(registry.models.of(model.study, m).members for m in model.members)
         return
     if model.study not in ("", "sleep"):
         return check_study_model(model)
@@ -129,7 +129,8 @@ def test_metric(name):
 def test_study(name):
     s = registry.studies[name]
     assert s.primary in registry.metrics and s.protocol in registry.protocols
-    assert all(d in registry.datasets for d in s.datasets) and all(m in registry.models for m in s.models)
+    assert all(d in registry.datasets for d in s.datasets)
+    assert all(registry.models.of(name, m).study in ("", name) for m in s.models)
 
 
 LINE = [
