@@ -6,7 +6,7 @@
 __all__ = ['TOLERANCE', 'sampled', 'examples_key', 'check_same', 'Difference', 'bootstrap_p', 'paired', 'holm', 'comparable',
            'compare_all', 'against_best', 'by_subject', 'Drift', 'departures', 'drift_guard', 'drift_all']
 
-# %% ../../nbs/evaluation/10_compare.ipynb #2ae7a009
+# %% ../../nbs/evaluation/10_compare.ipynb #0a07b1bc
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -16,7 +16,7 @@ import pandas as pd
 from ..core import STAGES, InputError, Predictions
 from ..data import digest
 from .agreement import sleep_statistics
-from .metrics import confusion, resamples
+from .metrics import confusion, positive_of, ranked, resamples
 from ..registry import metrics
 
 # %% ../../nbs/evaluation/10_compare.ipynb #34781680
@@ -26,7 +26,7 @@ def _metric(name, classes):  # -> Metric, position of the class or None
     if name not in metrics and c in classes and base in metrics and metrics[base].of == "class":
         return metrics[base], classes.index(c)
     m = metrics[name]
-    if m.of not in ("confusion", "probability"):
+    if m.of not in ("confusion", "probability", "ranking") or (m.of == "ranking" and len(classes) != 2):
         named = f"name one, such as {name}_{classes[0]}" if m.of == "class" else "choose another"
         raise InputError(f"metric {name!r} is not one number that can be resampled; {named}.")
     return m, None
@@ -40,7 +40,9 @@ def sampled(
     m, k = _metric(metric, pred.classes)
     names, who = np.unique(pred.subjects, return_inverse=True)
     W = resamples(len(names))
-    if m.of == "probability":
+    if m.of == "ranking":
+        value, draws, each = ranked(m, pred, positive_of(pred), who, W)
+    elif m.of == "probability":
         n, s = np.bincount(who), np.bincount(who, m.fn(pred.y_true, pred.proba))
         value, each, draws = s.sum() / n.sum(), s / n, (W @ s) / (W @ n)
     else:

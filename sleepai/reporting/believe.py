@@ -295,9 +295,12 @@ def models_figure(
     cells: list,  # of (Run, Predictions)
     metric: str = "kappa",
     band: tuple | None = None,  # low, high and what it is, laid behind every panel of real data
-):  # -> figure
+):  # -> figure; None where a subject is one example
     "The metric of every subject under every model, a panel a dataset and protocol, real data first."
-    groups = sorted(comparable(cells).items(), key=lambda g: (g[1][0][0].simulated, g[0]))
+    groups = [g for g in comparable(cells).items() if by_subject(g[1], metric).notna().any(axis=None)]
+    if not groups:
+        return None
+    groups = sorted(groups, key=lambda g: (g[1][0][0].simulated, g[0]))
     columns = 2 if len(groups) > 1 and max(len(g) for _, g in groups) <= 5 else 1
     rows = -(-len(groups) // columns)
     fig, axes = new_figure(7.4, 0.3 + 2.6 * rows, nrows=rows, ncols=columns, squeeze=False)

@@ -7,12 +7,13 @@ __all__ = ['STAGE_COLOURS', 'OTHER_COLOURS', 'INK', 'PALE', 'HEIGHT', 'colours',
            'subjects_figure', 'by_record', 'typical_records', 'hypnogram_figure', 'stage_fractions', 'fractions_figure',
            'comparison_figure']
 
-# %% ../../nbs/reporting/00_figures.ipynb #917e7f6b
+# %% ../../nbs/reporting/00_figures.ipynb #c3953d68
 import numpy as np
 import pandas as pd
 
 from ..core import Predictions, Scores
 from ..evaluation.metrics import accuracy, confusion, kappa, score
+from ..registry import metrics
 
 # %% ../../nbs/reporting/00_figures.ipynb #ec554908
 STAGE_COLOURS = dict(W="#e8a33d", N1="#9ecae1", N2="#4a90c2", N3="#123f7a", R="#4f9d69")
@@ -99,10 +100,19 @@ def confusion_figure(pred: Predictions):  # -> figure
     return fig
 
 # %% ../../nbs/reporting/00_figures.ipynb #45c10d4a
-def subjects_figure(scores: Scores, metric: str = "kappa"):  # -> figure
+def subjects_figure(
+    scores: Scores,
+    metric: str = "kappa",
+    band: tuple | None = None,  # low, high and what it is, such as the range of human scorers
+):  # -> figure; None where subjects have no value of their own
     "The metric of every subject in order, and the pooled value with its interval."
-    each, pooled = scores.per_subject(metric).sort_values(), scores.pooled()[metric]
+    each, pooled = scores.per_subject(metric).dropna().sort_values(), scores.pooled()[metric]
+    if each.empty:
+        return None
     fig, ax = new_figure(7.4, 2.4)
+    if band:
+        ax.axhspan(band[0], band[1], color="#ffe9c2", lw=0, zorder=0, label=band[2])
+        ax.legend(frameon=False, fontsize=7.5, loc="lower right")
     if np.isfinite(pooled["low"]):
         ax.axhspan(pooled["low"], pooled["high"], color="#4a90c2", alpha=0.18, lw=0)
     ax.axhline(pooled["value"], color="#4a90c2", lw=1.5)
@@ -112,7 +122,7 @@ def subjects_figure(scores: Scores, metric: str = "kappa"):  # -> figure
         xticks=range(len(each)) if few else [],
         xlabel="subject, in order of " + metric,
         ylabel=metric,
-        ylim=(min(0, each.min(skipna=True)) - 0.03, 1.03),
+        ylim=(min(0, each.min()) - 0.03, 1.03),
     )
     if few:
         ax.set_xticklabels(each.index, rotation=60, ha="right", fontsize=7.5)
@@ -127,8 +137,8 @@ def subjects_figure(scores: Scores, metric: str = "kappa"):  # -> figure
     return fig
 
 # %% ../../nbs/reporting/00_figures.ipynb #00f49e97
-def by_record(pred: Predictions) -> pd.DataFrame:  # index record; subject, epochs, kappa, accuracy
-    "Agreement of every record, worst first."
+def by_record(pred: Predictions) -> pd.DataFrame:  # index record; subject, examples, kappa, accuracy
+    "Agreement of the records, worst first."
     f = pred.frame.assign(_hit=0)
     names, who = np.unique(f["record"].astype(str), return_inverse=True)
     C = confusion(pred.y_true, pred.y_pred, len(pred.classes), who)
@@ -140,7 +150,7 @@ def by_record(pred: Predictions) -> pd.DataFrame:  # index record; subject, epoc
     table = pd.DataFrame(
         dict(
             subject=first.reindex(names).to_numpy(),
-            epochs=C.sum((1, 2)),
+            examples=C.sum((1, 2)),
             kappa=kappa(C),
             accuracy=accuracy(C),
         ),
@@ -278,13 +288,13 @@ def fractions_figure(pred: Predictions):  # -> figure
     return fig
 
 # %% ../../nbs/reporting/00_figures.ipynb #8aabd02b
-def comparison_figure(cells: list):  # of (Run, Predictions) -> figure
-    "Pooled kappa with its interval, and each subject's."
-    cells = sorted(cells, key=lambda c: (c[0].simulated, c[0].dataset, -(c[0].metrics["kappa"].value or 0)))
+def comparison_figure(cells: list, metric: str = "kappa"):  # of (Run, Predictions) -> figure
+    "A pooled metric with its interval, and each subject's."
+    cells = sorted(cells, key=lambda c: (c[0].simulated, c[0].dataset, -(c[0].metrics[metric].value or 0)))
     fig, ax = new_figure(7.4, 0.6 + 0.42 * len(cells))
     shade = {d: colours("abcdef")[i % 6] for i, d in enumerate(dict.fromkeys(r.dataset for r, _ in cells))}
     for k, (r, p) in enumerate(cells):
-        v, each = r.metrics["kappa"], score(p).per_subject("kappa").dropna()
+        v, each = r.metrics[metric], score(p).per_subject(metric).dropna()
         ax.scatter(each, np.full(len(each), k), s=7, color=shade[r.dataset], alpha=0.45, lw=0)
         if v.low is not None:
             ax.plot([v.low, v.high], [k, k], color=INK, lw=1.4)
@@ -294,7 +304,7 @@ def comparison_figure(cells: list):  # of (Run, Predictions) -> figure
     ax.set(
         yticks=range(len(cells)),
         yticklabels=names,
-        xlabel="Cohen's kappa",
+        xlabel=metrics[metric].title,
         xlim=(min(-0.05, ax.get_xlim()[0]), 1),
     )
     ax.invert_yaxis()

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['STYLE', 'INDEX', 'page', 'Entry', 'index_page']
 
-# %% ../../nbs/reporting/02_site.ipynb #dc9e65c0
+# %% ../../nbs/reporting/02_site.ipynb #056b451b
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
 from ..provenance import Run
-from ..registry import studies
+from ..registry import metrics, studies
 
 # %% ../../nbs/reporting/02_site.ipynb #b26f7f56
 STYLE = """
@@ -58,26 +58,27 @@ def page(
         f"<footer>Made by sleepai from stored predictions. <code>sleepai verify</code> recomputes every number on these pages.</footer></body></html>\n"
     )
 
-# %% ../../nbs/reporting/02_site.ipynb #705c39e4
+# %% ../../nbs/reporting/02_site.ipynb #3553391e
 INDEX = """
 <h1>Reports</h1>
 <p>Every number here can be recomputed from the predictions that lie beside it. Cohen's kappa is 0 for chance and 1
-for identity; two trained scorers reach about 0.68 (R&K rules) to 0.76 (AASM rules; Danker-Hopfe et al. 2009).
+for identity; two trained sleep scorers reach about 0.68 (R&K rules) to 0.76 (AASM rules; Danker-Hopfe et al. 2009).
 Intervals are 95 %, over resampled subjects.</p>
 {% for study in studies %}
 <h2>{{ study.title }}</h2>
-<ul class="pages"><li><a href="{{ study.name }}/comparison.html">Models and datasets side by side</a></li>
+{% if study.note %}<p>{{ study.note }}</p>
+{% endif %}<ul class="pages"><li><a href="{{ study.name }}/comparison.html">Models and datasets side by side</a></li>
 {% for title, address in study.pages %}<li><a href="{{ address }}">{{ title }}</a></li>
 {% endfor %}</ul>
 {% for group in study.groups %}
 <h3>{{ group[0].run.about.title }}{% if group[0].run.simulated %} <span class="badge">simulated</span>{% endif %}</h3>
 <p>{{ group[0].run.about.note }}</p>
 <div class="cards">
-{% for e in group %}{% set k = e.run.metrics.kappa %}
+{% for e in group %}{% set k = e.run.metrics[study.primary] %}
 <a class="card" href="{{ e.place }}/{{ 'report.html' if e.rendered else 'run.json' }}">
 {% if e.rendered %}<img loading="lazy" src="{{ e.place }}/preview.png" alt="{{ e.run.model }} on {{ e.run.dataset }}">{% endif %}
 <div><b>{{ e.run.model }}</b>{% if e.run.simulated %} <span class="badge">simulated</span>{% endif %}<br>
-<span class="k">{{ k.value | digits }}</span> <small>kappa{% if k.low is not none %}, {{ k.low | digits }} to
+<span class="k">{{ k.value | digits }}</span> <small>{{ study.primary_title }}{% if k.low is not none %}, {{ k.low | digits }} to
 {{ k.high | digits }}{% endif %}</small><br>
 <small>accuracy {{ e.run.metrics.accuracy.value | digits }}, macro-F1 {{ e.run.metrics.macro_f1.value | digits }}<br>
 {{ e.run.n_subjects }} subjects, {{ '{:,}'.format(e.run.n_examples) }} examples; {{ e.run.protocol }}</small></div></a>
@@ -96,8 +97,15 @@ class Entry:
     rendered: bool  # whether its report is there
 
 
-def _groups(entries):  # of one study -> one list a dataset, real data first, best kappa first
-    order = lambda e: (e.run.simulated, e.run.dataset, -(e.run.metrics["kappa"].value or -1), e.place)  # noqa: E731
+def _primary(name):
+    "The metric that ranks a study's models."
+    return metrics[studies[name].primary if name in studies else "kappa"]
+
+
+def _groups(entries):  # of one study -> one list a dataset, real data first, best first
+    m = _primary(entries[0].run.study)
+    sign = -1 if m.better == "higher" else 1
+    order = lambda e: (e.run.simulated, e.run.dataset, sign * (e.run.metrics[m.name].value or -1), e.place)  # noqa: E731
     return [list(g) for _, g in groupby(sorted(entries, key=order), key=lambda e: e.run.dataset)]
 
 
@@ -115,6 +123,9 @@ def index_page(
         dict(
             name=n,
             title=studies[n].title if n in studies else n,
+            note=studies[n].note if n in studies else "",
+            primary=_primary(n).name,
+            primary_title={"kappa": "kappa", "auroc": "AUROC"}.get(_primary(n).name, _primary(n).title),
             groups=_groups([e for e in entries if e.run.study == n]),
             pages=[(title, address) for study, title, address in pages if study == n],
         )

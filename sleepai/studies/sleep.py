@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/studies/00_sleep.ipynb #9892faa4
-from ..core import STAGES, Study
-from ..registry import studies
+# %% ../../nbs/studies/00_sleep.ipynb #4ab717a2
+from ..evaluation.goals import Goal
 
-# %% ../../nbs/studies/00_sleep.ipynb #04dd9eab
+from ..core import STAGES, Study
+from ..registry import goals, studies
+
+# %% ../../nbs/studies/00_sleep.ipynb #dc631b90
 studies.add(
     Study(
         name="sleep",
@@ -24,3 +26,15 @@ studies.add(
         note="For research; not a medical device.",
     )
 )
+
+# %% ../../nbs/studies/00_sleep.ipynb #1c4790f8
+for g in (
+    Goal("sleep-edf-features", "kappa", 0.80, "set for this project"),
+    Goal("sleep-edf-features", "macro_f1", 0.81, "set for this project"),
+    Goal("sleep-edf-features", "kappa", 0.778, "boosted trees with context, tried before"),
+    Goal("sleep-edf", "kappa", 0.812, "classical models, published", "sleep-edf-20"),
+    Goal("sleep-edf", "kappa", 0.822, "networks without pretraining, published", "sleep-edf-20"),
+    Goal("sleep-edf", "kappa", 0.765, "classical models, published", "sleep-edf-78"),
+    Goal("sleep-edf", "kappa", 0.787, "networks without pretraining, published", "sleep-edf-78"),
+):
+    goals.add(g)
