@@ -67,10 +67,10 @@ def test_hours_are_full_hours():
 
 
 def test_a_patient_is_on_one_side():
-    ds = SimulatedICU()
+    ds = SimulatedHypotension()
     ex = ds.load_all(ds.subjects())
     twice = ex.meta.groupby("subject")["record"].nunique()
-    assert (twice > 1).sum() == 40, "some patients have two stays"
+    assert (twice > 1).sum() > 10, "some patients have two stays"
     for fold in make_folds(ex.subjects, 5):
         assert not set(ex.subjects[fold.train]) & set(ex.subjects[fold.test])
 

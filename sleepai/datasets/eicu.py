@@ -24,24 +24,38 @@ def read_part(path, need: tuple) -> pd.DataFrame:
     try:
         t = pd.read_parquet(path)
     except (OSError, ValueError) as e:
-        raise InputError(f"{shown(path)}: cannot be read as parquet ({type(e).__name__}); fetch it again.") from e
+        raise InputError(
+            f"{shown(path)}: cannot be read as parquet ({type(e).__name__}); fetch it again."
+        ) from e
     if lacking := [c for c in need if c not in t]:
-        raise InputError(f"{shown(path)}: column {lacking[0]!r} is missing; it has {', '.join(list(t)[:8])} and others.")
+        raise InputError(
+            f"{shown(path)}: column {lacking[0]!r} is missing; it has {', '.join(list(t)[:8])} and others."
+        )
     return t.reset_index(drop=True)
 
 
 def read_hours(path) -> pd.DataFrame:  # stay, hour, a column a variable
     "The hourly grid of all stays."
     t = read_part(path, ("stay_id", "time", "hr", "map"))
-    hour = t["time"] / pd.Timedelta("1h") if pd.api.types.is_timedelta64_dtype(t["time"]) else as_numbers(t["time"], f"{shown(path)}, time")
+    hour = (
+        t["time"] / pd.Timedelta("1h")
+        if pd.api.types.is_timedelta64_dtype(t["time"])
+        else as_numbers(t["time"], f"{shown(path)}, time")
+    )
     names, where = [v for v in VARIABLES.index if v in t], shown(path)
-    grid = pd.DataFrame({v: plausible(as_numbers(t[v], f"{where}, {v}"), v, where).astype(np.float32) for v in names})
+    grid = pd.DataFrame(
+        {v: plausible(as_numbers(t[v], f"{where}, {v}"), v, where).astype(np.float32) for v in names}
+    )
     grid.insert(0, "stay", t["stay_id"].astype(str))
     grid.insert(1, "hour", np.floor(hour).astype(int))
     if (grid["hour"] < 0).any() or grid.duplicated(["stay", "hour"]).any():
-        raise InputError(f"{where}: a stay has an hour twice or before admission; keep one row an hour, from 0.")
+        raise InputError(
+            f"{where}: a stay has an hour twice or before admission; keep one row an hour, from 0."
+        )
     ends = grid.groupby("stay", sort=False)["hour"].max() + 1
-    full = pd.DataFrame(dict(stay=np.repeat(ends.index, ends), hour=np.concatenate([np.arange(n) for n in ends])))
+    full = pd.DataFrame(
+        dict(stay=np.repeat(ends.index, ends), hour=np.concatenate([np.arange(n) for n in ends]))
+    )
     return full.merge(grid, on=["stay", "hour"], how="left")
 
 # %% ../../nbs/datasets/33_eicu.ipynb #b86f4cc1
@@ -50,7 +64,9 @@ def read_statics(path) -> pd.DataFrame:  # index stay; subject, sex, age, male, 
     t = read_part(path, ("stay_id", "age", "sex", "height", "weight"))
     sex = t["sex"].astype(str).str[:1].str.upper().where(t["sex"].notna(), "")
     if (~sex.isin(["F", "M", ""])).any():
-        raise InputError(f"{shown(path)}: sex must be Female or Male, found {t['sex'][~sex.isin(['F', 'M', ''])].iloc[0]!r}; correct it.")
+        raise InputError(
+            f"{shown(path)}: sex must be Female or Male, found {t['sex'][~sex.isin(['F', 'M', ''])].iloc[0]!r}; correct it."
+        )
     table = pd.DataFrame({c: as_numbers(t[c], f"{shown(path)}, {c}") for c in ("age", "height", "weight")})
     table = table.assign(sex=sex, male=sex.map(dict(F=0.0, M=1.0)))
     table.index = t["stay_id"].astype(str)
@@ -63,7 +79,9 @@ def patients(table: pd.DataFrame, folder) -> np.ndarray:  # of str, one a stay
     if found:
         t = pd.read_csv(found[0], dtype=str)
         if not {"patientunitstayid", "uniquepid"} <= set(t):
-            raise InputError(f"{shown(found[0])}: need the columns patientunitstayid and uniquepid; use the demo's own file.")
+            raise InputError(
+                f"{shown(found[0])}: need the columns patientunitstayid and uniquepid; use the demo's own file."
+            )
         known = t.set_index("patientunitstayid")["uniquepid"]
         return np.array([known.get(s, f"stay {s}") for s in table.index], object)
     alike = table[["age", "height"]].isna().any(axis=1)
@@ -72,7 +90,11 @@ def patients(table: pd.DataFrame, folder) -> np.ndarray:  # of str, one a stay
 
 # %% ../../nbs/datasets/33_eicu.ipynb #bb0e7ab2
 _OFTEN = ("hr", "sbp", "dbp", "map", "resp", "temp", "o2sat", "fio2", "urine")
-_ALL = tuple(v for v in VARIABLES.index if v not in ("nsbp", "ndbp", "nmap", "sao2", "gcs", "vent", "weight", "hct", "chol", "tni"))
+_ALL = tuple(
+    v
+    for v in VARIABLES.index
+    if v not in ("nsbp", "ndbp", "nmap", "sao2", "gcs", "vent", "weight", "hct", "chol", "tni")
+)
 
 
 def _info(title, note, folder):
@@ -123,7 +145,9 @@ def labels(column: pd.Series, path) -> np.ndarray:  # int (n,), 0 or 1
     "Outcomes as 0 and 1."
     y = as_numbers(column.astype(float) if column.dtype == bool else column, f"{shown(path)}, label")
     if not y.isin([0, 1]).all():
-        raise InputError(f"{shown(path)}: label must be 0 or 1, found {y[~y.isin([0, 1])].iloc[0]}; correct it.")
+        raise InputError(
+            f"{shown(path)}: label must be 0 or 1, found {y[~y.isin([0, 1])].iloc[0]}; correct it."
+        )
     return y.astype(int).to_numpy()
 
 # %% ../../nbs/datasets/33_eicu.ipynb #a26e50e0
@@ -146,7 +170,9 @@ class Mortality(EICU):
 
     name, task, one_a_stay, classes = "eicu-mortality", "mortality24", True, ("survived", "died")
     windows, shown, length = {24: _ALL, 8: _OFTEN}, _ALL, 24
-    info = _info("mortality", "Judged once, after 24 hours. 70 of 1,367 died: intervals are wide.", "mortality24")
+    info = _info(
+        "mortality", "Judged once, after 24 hours. 70 of 1,367 died: intervals are wide.", "mortality24"
+    )
 
     def moments(self, hours, path):
         t = read_part(path, ("stay_id", "label"))

@@ -109,7 +109,7 @@ def _times(values, path):
         )
     return t
 
-
+# %% ../../nbs/datasets/34_mimic_csv.ipynb #b0b4d5fb
 def read_stays(tables: dict) -> pd.DataFrame:  # index stay; subject, hadm, begin, died, age, sex, male
     "First stay of each admission that lasted a day or more, with who it was and how it ended."
     at = tables["icustays"]
@@ -206,7 +206,7 @@ def _info(title, note):
         note=note,
     )
 
-
+# %% ../../nbs/datasets/34_mimic_csv.ipynb #64198e43
 class MimicStroke(StayDataset):
     "Stays of MIMIC, labelled by stroke codes."
 
@@ -253,7 +253,7 @@ class MimicStroke(StayDataset):
             pd.DataFrame(dict(stay=stays.index, hour=self.n_hours - 1, y=y)),
         )
 
-
+# %% ../../nbs/datasets/34_mimic_csv.ipynb #040d448a
 class MimicMortality(MimicStroke):
     "Stays of MIMIC, labelled by death in hospital."
 

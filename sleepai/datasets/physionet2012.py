@@ -118,7 +118,7 @@ def read_outcomes(path: Path) -> pd.Series:  # index stay; 1 = died in hospital
         )
     return pd.Series(y.astype(int).to_numpy(), t["RecordID"])
 
-# %% ../../nbs/datasets/32_physionet2012.ipynb #0046c82e
+# %% ../../nbs/datasets/32_physionet2012.ipynb #65383531
 _BASE = "https://physionet.org/files/challenge-2012/1.0.0"
 _INFO = DatasetInfo(
     title="PhysioNet/CinC Challenge 2012, set A: mortality",
@@ -140,7 +140,7 @@ _INFO = DatasetInfo(
     "few. One hospital, 2001 to 2008: nothing is known about others.",
 )
 
-
+# %% ../../nbs/datasets/32_physionet2012.ipynb #0046c82e
 class PhysioNet2012(StayDataset):
     "Set A of the 2012 challenge."
 

@@ -66,14 +66,16 @@ def _person(rng, name):
 
 
 def simulated_stays(
-    n_stays: int = 240,
+    n_stays: int = 200,
     n_hours: int = 48,  # of each stay
+    again: int = 0,  # every so-many-th stay is of the patient before; 0 = each patient comes once
     seed: int = 0,
 ) -> tuple:  # hours, statics, died (a Series of 0 and 1)
-    "Stays drawn from a seed; every sixth patient comes twice."
+    "Stays drawn from a seed."
     hours, rows, died = [], {}, {}
     for k in range(n_stays):
-        who, name, rng = k if k % 6 == 5 else k + 1, f"SIM{k + 1:03d}", np.random.default_rng([seed, 1, k])
+        who, name = k if again and k % again == again - 1 else k + 1, f"SIM{k + 1:03d}"
+        rng = np.random.default_rng([seed, 1, k])
         rows[name] = _person(np.random.default_rng([seed, 0, who]), f"SIMP{who:03d}")
         x, table = _stay(rng, n_hours, rng.normal(0, 0.8))
         hours.append(table.assign(stay=name, hour=np.arange(n_hours)))
@@ -132,7 +134,7 @@ class SimulatedHypotension(SimulatedICU):
     windows, length = {12: tuple(_SIGNS), 4: ("hr", "sbp", "dbp", "map", "resp", "o2sat")}, 12
 
     def tables(self):
-        hours, statics, _ = simulated_stays(80, 36)
+        hours, statics, _ = simulated_stays(80, 36, again=6)
         return StayTables(hours, statics, pressure_ahead(hours))
 
 

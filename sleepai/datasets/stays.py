@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['StayTables', 'checked_tables', 'Stays', 'finished_table', 'finished_examples', 'StayDataset', 'pressure_ahead']
 
-# %% ../../nbs/datasets/30_stays.ipynb #e72be9a7
+# %% ../../nbs/datasets/30_stays.ipynb #4c7adad5
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -70,10 +71,16 @@ class Stays(Dataset):
         "Digest of all that is read."
         return digest(*(checksum(f) for f in self.stay_files()))
 
+    @cached_property
+    def sources(self) -> str:
+        "`source_key`, once a process: thousands of files are not read for every subject."
+        return self.source_key()
+
+    @cached_property
     def key(self) -> str:
         "Digest of all that the finished table depends on."
         how = self.name, sorted(self.windows.items()), self.shown, self.length
-        return digest(self.source_key(), how, code_digest(type(self).__module__, *self.uses))
+        return digest(self.sources, how, code_digest(type(self).__module__, *self.uses))
 
 # %% ../../nbs/datasets/30_stays.ipynb #aed72d63
 _META = ("subject", "record", "index", "y", "age", "sex")
@@ -95,7 +102,7 @@ def finished_table(dataset: Stays) -> pd.DataFrame:  # `_META` and the features
 
 def finished_examples(dataset: Stays) -> Examples:
     "The whole of a dataset, from memory, else from the cache, else computed."
-    key = dataset.key()
+    key = dataset.key
     if key not in _HELD:
         table = cached("stays", key, lambda: finished_table(dataset))
         columns = [c for c in table if c not in _META]
@@ -146,10 +153,10 @@ class StayDataset(Stays):
         return Examples(ex.X, ex.y, ex.classes, ex.meta[["subject", "record", "index"]])
 
     def fingerprint(self, record):
-        return digest(record.name, self.source_key())
+        return digest(record.name, self.sources)
 
     def checksums(self, subjects=None):
-        source, wanted = self.source_key(), None if subjects is None else set(map(str, subjects))
+        source, wanted = self.sources, None if subjects is None else set(map(str, subjects))
         m = self.examples().meta.drop_duplicates("record")
         rows = zip(m["record"], m["subject"], strict=True)
         return {r: digest(r, source) for r, s in rows if wanted is None or s in wanted}

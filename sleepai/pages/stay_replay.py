@@ -19,7 +19,9 @@ from ..reporting.pages import Page
 
 # %% ../../nbs/pages/12_stay_replay.ipynb #41d79230
 REAL, SIMULATED = "eicu-hypotension", "simulated-icu-hypotension"
-SIGNS = dict(hr="heart rate, 1/min", map="mean pressure, mmHg", resp="breaths, 1/min", o2sat="oxygen saturation, %")
+SIGNS = dict(
+    hr="heart rate, 1/min", map="mean pressure, mmHg", resp="breaths, 1/min", o2sat="oxygen saturation, %"
+)
 
 
 def median_stay(
@@ -34,7 +36,9 @@ def median_stay(
         if len(g) >= at_least and positive <= y.sum() < len(g):
             of[record] = float(auroc(y, g["risk"].to_numpy(), np.ones(len(g))))
     if not of:
-        raise InputError(f"page 'stay-replay': no tested stay has {at_least} predictions and {positive} hours of low pressure ahead; use a dataset of longer stays.")
+        raise InputError(
+            f"page 'stay-replay': no tested stay has {at_least} predictions and {positive} hours of low pressure ahead; use a dataset of longer stays."
+        )
     order = sorted(of, key=lambda r: (of[r], r))
     return order[len(order) // 2]
 
@@ -62,7 +66,17 @@ def gather(jobs: int, seed: int, progress) -> tuple:
     stay = median_stay(all_hours)
     hours = all_hours[all_hours["record"] == stay].sort_values("index").reset_index(drop=True)
     risks = all_hours[["subject", "record", "y_true", "risk"]].reset_index(drop=True)
-    about = pd.DataFrame([dict(dataset=ds.name, title=ds.info.title, simulated=ds.info.simulated, stay=stay, people=len(set(ex.subjects[fold.train])))])
+    about = pd.DataFrame(
+        [
+            dict(
+                dataset=ds.name,
+                title=ds.info.title,
+                simulated=ds.info.simulated,
+                stay=stay,
+                people=len(set(ex.subjects[fold.train])),
+            )
+        ]
+    )
     return dict(hours=hours, risks=risks, about=about), ds.checksums([hours["subject"].iloc[0]])
 
 
@@ -83,7 +97,13 @@ def _spans(ax, hours):
 def replay_figure(hours: pd.DataFrame, line: float):  # -> figure
     "Signs of a stay over its risk."
     signs = [s for s in SIGNS if s in hours and hours[s].notna().any()]
-    fig, axes = new_figure(7.4, 1.15 * len(signs) + 1.7, nrows=len(signs) + 1, sharex=True, height_ratios=[1] * len(signs) + [1.3])
+    fig, axes = new_figure(
+        7.4,
+        1.15 * len(signs) + 1.7,
+        nrows=len(signs) + 1,
+        sharex=True,
+        height_ratios=[1] * len(signs) + [1.3],
+    )
     at = hours["index"]
     for ax, s, colour in zip(axes, signs, OTHER_COLOURS, strict=False):
         ax.plot(at, hours[s], "o-", ms=2.5, lw=1, color=colour)
@@ -97,7 +117,12 @@ def replay_figure(hours: pd.DataFrame, line: float):  # -> figure
     last.axhline(line, color="#c0392b", lw=1)
     _spans(last, hours)
     last.set(ylim=(0, max(0.3, 1.1 * hours["risk"].max(), 1.2 * line)), xlabel="hours since admission")
-    last.set_title("risk of a mean pressure below 65 mmHg in two hours; red line: the alarm", pad=2, loc="left", fontsize=8)
+    last.set_title(
+        "risk of a mean pressure below 65 mmHg in two hours; red line: the alarm",
+        pad=2,
+        loc="left",
+        fontsize=8,
+    )
     fig.table = hours
     return fig
 

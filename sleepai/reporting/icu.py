@@ -6,14 +6,14 @@
 __all__ = ['FALSE_ALARMS', 'positives', 'per_person', 'patient_days', 'alarm_costs', 'precision_recall', 'precision_figure',
            'risk_tenths', 'risk_figure', 'subgroup_table', 'show_alarms', 'show_risk', 'show_groups']
 
-# %% ../../nbs/reporting/22_icu.ipynb #28c1ebf4
+# %% ../../nbs/reporting/22_icu.ipynb #dde72503
 import numpy as np
 import pandas as pd
 
 from ..core import Predictions
 from ..evaluation.agreement import AGE_BANDS, people_of
-from ..evaluation.metrics import auprc, auroc, positive_of, resamples
-from ..registry import sections
+from ..evaluation.metrics import auprc, auroc, positive_of, ranked, resamples
+from ..registry import metrics, sections
 from .believe import with_brackets
 from .figures import INK, OTHER_COLOURS, PALE, new_figure
 from .sections import Section
@@ -35,7 +35,9 @@ def _ends(v):
     return tuple(np.percentile(v, (2.5, 97.5))) if len(v) else (np.nan, np.nan)
 
 
-def per_person(pred: Predictions, *values) -> tuple:  # (n_people, len(values)) sums, (n_draws, n_people) draws
+def per_person(
+    pred: Predictions, *values
+) -> tuple:  # (n_people, len(values)) sums, (n_draws, n_people) draws
     "Sums of values over the rows of each person, and the draws of people."
     names, who = np.unique(pred.subjects, return_inverse=True)
     sums = np.stack([np.bincount(who, np.asarray(v, float), len(names)) for v in values], 1)
@@ -48,7 +50,9 @@ def patient_days(pred: Predictions) -> float:
     return len(pred) / 24 if hourly else np.nan
 
 
-def alarm_costs(pred: Predictions, rates: tuple = FALSE_ALARMS) -> pd.DataFrame:  # a row a rate of false alarms
+def alarm_costs(
+    pred: Predictions, rates: tuple = FALSE_ALARMS
+) -> pd.DataFrame:  # a row a rate of false alarms
     "Sensitivity, precision and alarms per patient-day at thresholds of fixed false-alarm rates, with intervals over people."
     y, p = positives(pred)
     days, rows = patient_days(pred), {}
@@ -67,13 +71,17 @@ def alarm_costs(pred: Predictions, rates: tuple = FALSE_ALARMS) -> pd.DataFrame:
     return t if np.isfinite(days) else t[[c for c in t if not c.startswith("alarms")]]
 
 # %% ../../nbs/reporting/22_icu.ipynb #65cd0da4
-def precision_recall(pred: Predictions) -> pd.DataFrame:  # threshold, sensitivity, precision, from the highest threshold down
+def precision_recall(
+    pred: Predictions,
+) -> pd.DataFrame:  # threshold, sensitivity, precision, from the highest threshold down
     "The precision-recall curve, ties passed together, thinned to a few hundred points."
     y, p = positives(pred)
     order = np.argsort(-p, kind="stable")
     last = np.flatnonzero(np.diff(p[order], append=-np.inf) != 0)
     hits = np.cumsum(y[order])[last]
-    t = pd.DataFrame(dict(threshold=p[order][last], sensitivity=hits / max(y.sum(), 1), precision=hits / (last + 1)))
+    t = pd.DataFrame(
+        dict(threshold=p[order][last], sensitivity=hits / max(y.sum(), 1), precision=hits / (last + 1))
+    )
     return t.iloc[np.unique(np.linspace(0, len(t) - 1, min(len(t), 300)).astype(int))].reset_index(drop=True)
 
 
@@ -83,16 +91,35 @@ def precision_figure(pred: Predictions):  # -> figure
     t, (fig, (left, right)) = precision_recall(pred), new_figure(7.4, 3.0, ncols=2)
     left.plot(t["sensitivity"], t["precision"], color=OTHER_COLOURS[0], lw=1.6)
     left.axhline(y.mean(), color=PALE, lw=1.2, ls=(0, (4, 3)))
-    left.set(xlabel="sensitivity", ylabel="precision", xlim=(0, 1), ylim=(0, 1), title=f"average precision {auprc(y, p, np.ones(len(y))):.3f}")
+    left.set(
+        xlabel="sensitivity",
+        ylabel="precision",
+        xlim=(0, 1),
+        ylim=(0, 1),
+        title=f"average precision {auprc(y, p, np.ones(len(y))):.3f}",
+    )
     cuts = np.quantile(p[~y], np.linspace(1, 0, 200))
-    right.plot([(p[~y] >= c).mean() for c in cuts], [(p[y] >= c).mean() for c in cuts], color=OTHER_COLOURS[0], lw=1.6)
+    right.plot(
+        [(p[~y] >= c).mean() for c in cuts],
+        [(p[y] >= c).mean() for c in cuts],
+        color=OTHER_COLOURS[0],
+        lw=1.6,
+    )
     right.plot([0, 1], [0, 1], color=PALE, lw=1.2, ls=(0, (4, 3)))
-    right.set(xlabel="false alarms", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1), title=f"area under the ROC curve {auroc(y, p, np.ones(len(y))):.3f}")
+    right.set(
+        xlabel="false alarms",
+        ylabel="sensitivity",
+        xlim=(0, 1),
+        ylim=(0, 1),
+        title=f"area under the ROC curve {auroc(y, p, np.ones(len(y))):.3f}",
+    )
     fig.table = t
     return fig
 
 # %% ../../nbs/reporting/22_icu.ipynb #f68703ca
-def risk_tenths(pred: Predictions, n: int = 10) -> pd.DataFrame:  # a row a tenth of the predictions, least risk first
+def risk_tenths(
+    pred: Predictions, n: int = 10
+) -> pd.DataFrame:  # a row a tenth of the predictions, least risk first
     "Mean risk and observed share in tenths of risk, with intervals over people."
     y, p = positives(pred)
     tenth, rows = np.minimum((pd.Series(p).rank(method="first").to_numpy() - 1) * n // len(p), n - 1), []
@@ -102,7 +129,15 @@ def risk_tenths(pred: Predictions, n: int = 10) -> pd.DataFrame:  # a row a tent
         with np.errstate(all="ignore"):
             drawn = W @ sums
             low, high = _ends(drawn[:, 0] / drawn[:, 1])
-        rows.append(dict(predictions=int(inside.sum()), risk=p[inside].mean(), observed=y[inside].mean(), low=low, high=high))
+        rows.append(
+            dict(
+                predictions=int(inside.sum()),
+                risk=p[inside].mean(),
+                observed=y[inside].mean(),
+                low=low,
+                high=high,
+            )
+        )
     return pd.DataFrame(rows, index=pd.Index(range(1, n + 1), name="tenth"))
 
 
@@ -126,28 +161,41 @@ def _bands(people):  # name of a group -> its subjects
     return {k: v for k, v in found.items() if len(v)}
 
 
-def _ranked_with_interval(part, n_boot=400):  # AUROC and its ends over people; fewer draws, since each sorts nothing but weighs all rows
-    y, p = positives(part)
+def _auroc(
+    part, n_boot=400
+):  # value and its ends over people; fewer draws than the headline has, since every group needs its own
     names, who = np.unique(part.subjects, return_inverse=True)
-    value = float(auroc(y, p, np.ones(len(y))))
-    drawn = [float(auroc(y, p, w[who].astype(float))) for w in resamples(len(names), n_boot)] if len(names) > 1 else []
-    return value, *_ends(np.array(drawn))
+    W = resamples(len(names), n_boot) if len(names) > 1 else np.zeros((0, len(names)), int)
+    value, drawn, _ = ranked(metrics["auroc"], part, positive_of(part), who, W)
+    return value, *_ends(drawn)
 
 
-def subgroup_table(pred: Predictions) -> pd.DataFrame:  # index group; empty where neither age nor sex is known
+def subgroup_table(
+    pred: Predictions,
+) -> pd.DataFrame:  # index group; empty where neither age nor sex is known
     "Area under the ROC curve by sex and age, with intervals over the people of each group."
     people, rows = people_of(pred.dataset, pred.frame["record"].unique()), {}
     if not len(people):
         return pd.DataFrame()
     for name, members in {"everyone": np.unique(pred.subjects), **_bands(people)}.items():
         at = np.isin(pred.subjects, np.asarray(members, str))
-        part = Predictions(pred.study, pred.dataset, pred.model, pred.classes, pred.frame[at]) if at.any() else None
+        part = (
+            Predictions(pred.study, pred.dataset, pred.model, pred.classes, pred.frame[at])
+            if at.any()
+            else None
+        )
         if part is None or positives(part)[0].all() or not positives(part)[0].any():
             continue
         y, p = positives(part)
-        value, low, high = _ranked_with_interval(part)
+        value, low, high = _auroc(part)
         of = dict(people=len(set(part.subjects)), predictions=len(y), positive=int(y.sum()))
-        rows[name] = of | {"mean risk": float(p.mean()), "observed": float(y.mean()), "AUROC": value, "AUROC low": low, "AUROC high": high}
+        rows[name] = of | {
+            "mean risk": float(p.mean()),
+            "observed": float(y.mean()),
+            "AUROC": value,
+            "AUROC low": low,
+            "AUROC high": high,
+        }
     t = pd.DataFrame(rows).T.rename_axis("group")
     return t.astype(dict(people=int, predictions=int, positive=int))
 
