@@ -69,6 +69,7 @@ def simulated_stays(
     n_stays: int = 200,
     n_hours: int = 48,  # of each stay
     again: int = 0,  # every so-many-th stay is of the patient before; 0 = each patient comes once
+    sick: float = 0.0,  # mean severity on admission
     seed: int = 0,
 ) -> tuple:  # hours, statics, died (a Series of 0 and 1)
     "Stays drawn from a seed."
@@ -77,7 +78,7 @@ def simulated_stays(
         who, name = k if again and k % again == again - 1 else k + 1, f"SIM{k + 1:03d}"
         rng = np.random.default_rng([seed, 1, k])
         rows[name] = _person(np.random.default_rng([seed, 0, who]), f"SIMP{who:03d}")
-        x, table = _stay(rng, n_hours, rng.normal(0, 0.8))
+        x, table = _stay(rng, n_hours, rng.normal(sick, 0.8))
         hours.append(table.assign(stay=name, hour=np.arange(n_hours)))
         logit = -1.9 + 1.15 * x[-12:].mean() + 0.6 * (x[-1] - x[-24]) + 0.03 * (rows[name]["age"] - 64)
         died[name] = int(rng.random() < 1 / (1 + np.exp(-logit)))
@@ -134,7 +135,7 @@ class SimulatedHypotension(SimulatedICU):
     windows, length = {12: tuple(_SIGNS), 4: ("hr", "sbp", "dbp", "map", "resp", "o2sat")}, 12
 
     def tables(self):
-        hours, statics, _ = simulated_stays(80, 36, again=6)
+        hours, statics, _ = simulated_stays(80, 36, again=6, sick=1.2)
         return StayTables(hours, statics, pressure_ahead(hours))
 
 

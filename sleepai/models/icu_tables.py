@@ -23,16 +23,25 @@ from ..registry import models
 
 # %% ../../nbs/models/40_icu_tables.ipynb #cce0723c
 class OnSummaries(ClassifierMixin, BaseEstimator):
-    "Any estimator, shown the columns that are not single hours."
+    "Any estimator, shown the columns that are not single hours; of several members the mean probability."
 
-    def __init__(self, estimator=None):
-        self.estimator = estimator
+    def __init__(self, estimator=None, n_members=1):
+        self.estimator, self.n_members = estimator, n_members
+
+    def _member(self, k):
+        return (
+            clone(self.estimator).set_params(seed=self.estimator.seed + 1000 * k)
+            if k
+            else clone(self.estimator)
+        )
 
     def fit(self, X, y, meta, progress=None):
-        told = dict(progress=progress) if progress else {}
-        self.fitted_ = fit(clone(self.estimator), without_lags(X), np.asarray(y), meta, **told)
-        self.classes_, self.columns_ = self.fitted_.classes_, list(without_lags(X))
-        self.best_params_ = getattr(self.fitted_, "best_params_", {})
+        told, rows = dict(progress=progress) if progress else {}, without_lags(X)
+        self.fitted_ = [
+            fit(self._member(k), rows, np.asarray(y), meta, **told) for k in range(self.n_members)
+        ]
+        self.classes_, self.columns_ = self.fitted_[0].classes_, list(rows)
+        self.best_params_ = getattr(self.fitted_[0], "best_params_", {})
         return self
 
     def predict_proba(self, X):
@@ -40,7 +49,7 @@ class OnSummaries(ClassifierMixin, BaseEstimator):
             raise InputError(
                 f"OnSummaries: X lacks column {lacking[0]!r}; give the columns it was trained on."
             )
-        return self.fitted_.predict_proba(X[self.columns_])
+        return np.mean([m.predict_proba(X[self.columns_]) for m in self.fitted_], axis=0)
 
     def predict(self, X):
         return self.classes_[self.predict_proba(X).argmax(1)]
@@ -51,18 +60,19 @@ def logistic(
     jobs: int = 1,
 ):  # unused
     "Logistic regression on summaries, its penalty tuned by patient."
-    return OnSummaries(TunedLinear(penalties=(0.3, 0.1, 0.03, 0.01), weights="none"))
+    return OnSummaries(TunedLinear(penalties=(3.0, 1.0, 0.3, 0.1, 0.03), weights="none"))
 
 
 def boosted(
     seed: int = 0,  # of the draws of rows and columns
     jobs: int = 1,  # threads
 ):
-    "Boosted trees on summaries."
+    "The mean of five sets of boosted trees on summaries, each with its own draws of rows and columns."
     return OnSummaries(
         Boosted(
-            n_trees=300, leaves=8, rate=0.04, columns=0.15, rows=0.7, weights="none", seed=seed, jobs=jobs
-        )
+            n_trees=150, leaves=8, rate=0.04, columns=0.15, rows=0.7, weights="none", seed=seed, jobs=jobs
+        ),
+        n_members=5,
     )
 
 
@@ -126,11 +136,13 @@ def save(
     folder: str | Path,  # made where it is not there
 ):
     "A fitted logistic or boosted model as JSON and text."
-    kind = "boosted" if isinstance(model.fitted_, Boosted) else "logistic"
-    if kind == "boosted":
-        trees.save(model.fitted_, Path(folder) / "trees")
-    about = dict(kind=kind, columns=model.columns_, classes=model.classes_.tolist())
-    about["formula"] = formula(model.fitted_) if kind == "logistic" else None
+    kind = "boosted" if isinstance(model.fitted_[0], Boosted) else "logistic"
+    for k, m in enumerate(model.fitted_ if kind == "boosted" else []):
+        trees.save(m, Path(folder) / f"trees-{k}")
+    about = dict(
+        kind=kind, n_members=model.n_members, columns=model.columns_, classes=model.classes_.tolist()
+    )
+    about["formula"] = formula(model.fitted_[0]) if kind == "logistic" else None
     with atomic(Path(folder) / "summaries.json") as part:
         part.write_text(json.dumps(about, indent=1))
 
@@ -143,7 +155,11 @@ def load(
     if not file.exists():
         raise InputError(f"{shown(file)}: there is no such file; name a folder that `save` has written.")
     about = json.loads(file.read_text())
-    inner = trees.load(Path(folder) / "trees") if about["kind"] == "boosted" else Formula(**about["formula"])
-    model = OnSummaries(inner)
+    kept = range(about["n_members"])
+    if about["kind"] == "boosted":
+        inner = [trees.load(Path(folder) / f"trees-{k}") for k in kept]
+    else:
+        inner = [Formula(**about["formula"])]
+    model = OnSummaries(inner[0], about["n_members"])
     model.fitted_, model.columns_, model.classes_ = inner, about["columns"], np.array(about["classes"])
     return model
