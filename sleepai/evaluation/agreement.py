@@ -6,7 +6,7 @@
 __all__ = ['SLEEP_STATISTICS', 'AGE_BANDS', 'by_night', 'hypnograms', 'epoch_by_epoch', 'sleep_statistics', 'yasa_agreement',
            'bland_altman', 'pabak', 'one_against_rest', 'class_agreement', 'people_of', 'subgroups']
 
-# %% ../../nbs/evaluation/11_agreement.ipynb #e510aa0a
+# %% ../../nbs/evaluation/11_agreement.ipynb #c51af859
 import logging
 import warnings
 from contextlib import contextmanager
@@ -16,6 +16,7 @@ import pandas as pd
 
 from ..core import STAGES, InputError, Predictions
 from .metrics import accuracy, confusion, kappa, resamples
+from ..registry import datasets
 
 # %% ../../nbs/evaluation/11_agreement.ipynb #205c1527
 _YASA = dict(W="WAKE", N1="N1", N2="N2", N3="N3", R="REM")
@@ -220,12 +221,24 @@ def people_of(
     dataset: str,  # name of the dataset
     records: list,  # names of its records
 ) -> pd.DataFrame:  # index subject; age in years, sex 'F' or 'M'; no row where nothing is known
-    "Age and sex of the people of these records, as far as they are published."
+    "Age and sex of the people of these records, as far as they are published or the dataset in place tells."
     from sleepai.datasets.sleep_edf import cassette_table, telemetry_table
 
-    known = pd.concat([cassette_table(), telemetry_table()])
-    known = known[known["record"].isin(set(map(str, records)) if dataset.startswith("sleep-edf") else ())]
+    if dataset.startswith("sleep-edf"):
+        known = pd.concat([cassette_table(), telemetry_table()])
+    else:
+        told = [(r.name, r.subject, r.age, r.sex) for r in _records(dataset) if r.sex or r.age is not None]
+        known = pd.DataFrame(told, columns=["record", "subject", "age", "sex"]).astype(dict(age=float))
+    known = known[known["record"].isin(set(map(str, records)))]
     return known.drop_duplicates("subject").set_index("subject")[["age", "sex"]].sort_index()
+
+
+def _records(dataset):
+    "What a registered dataset lists; nothing where it lists nothing."
+    try:
+        return datasets[dataset].records() if dataset in datasets else []
+    except (InputError, NotImplementedError):
+        return []
 
 
 def _groups(people):

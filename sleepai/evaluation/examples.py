@@ -140,6 +140,11 @@ def dataset_examples(
         dataset.info.study == "sleep"
     )  # elsewhere there is no night to trim, and one class a subject is common
     trim_min = protocol.trim_min if asleep else None
+    if hasattr(dataset, "load_all") and transform is None and not asleep:
+        progress(0, len(people))
+        ex = dataset.load_all(people)
+        progress(len(people), len(people))
+        return ex
     how = (
         fs,
         trim_min,
