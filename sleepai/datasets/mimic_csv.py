@@ -180,7 +180,7 @@ def read_events(path: Path, stays: pd.DataFrame, key: str, items: dict, n_hours:
         parts.append(pd.DataFrame(dict(stay=piece["stay"], hours=hours, itemid=item, value=value))[kept])
     return named_items(pd.concat(parts, ignore_index=True), items, where=shown(path))
 
-
+# %% ../../nbs/datasets/34_mimic_csv.ipynb #b8e1ce96
 def stroke_stays(path: Path, stays: pd.DataFrame) -> np.ndarray:  # int (n_stays,)
     "Whether the admission of each stay was coded as stroke."
     version = "icd_version" in {c.lower() for c in pd.read_csv(path, nrows=0)}

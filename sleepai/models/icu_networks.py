@@ -97,8 +97,8 @@ class StayReader(Neural):
             for name, part in (("hour", few), ("still", beside)):
                 at.update(zip((f"{name}_log", f"{name}_middle", f"{name}_spread"), scales(part), strict=True))
         hours, beside = (
-            scaled(part, *(at[f"{name}_{k}"] for k in ("log", "middle", "spread")))
-            for name, part in (("hour", hours), ("still", beside))
+            scaled(x, *(at[f"{name}_{k}"] for k in ("log", "middle", "spread")))
+            for name, x in (("hour", hours), ("still", beside))
         )
         return np.hstack([hours.reshape(n, -1), beside])
 
