@@ -37,7 +37,7 @@ def is_stroke(
     infarct = int(version) == 9 and len(code) == 5 and code[:3] in ("433", "434") and code[4] == "1"
     return infarct or code.startswith(tuple(STROKE[int(version)].values()))
 
-# %% ../../nbs/datasets/34_mimic_csv.ipynb #1aa15194
+# %% ../../nbs/datasets/34_mimic_csv.ipynb #5479685b
 CHARTED = dict(
     hr=(220045, 211), sbp=(220050, 51), dbp=(220051, 8368), map=(220052, 52), nsbp=(220179, 455), ndbp=(220180, 8441),
     nmap=(220181, 456), resp=(220210, 224690, 618), o2sat=(220277, 646), temp=(223762, 676), temp_f=(223761, 678), fio2=(223835, 3420, 190),
@@ -48,7 +48,7 @@ LABS = dict(
     phos=(50970,), ca=(50893,), alt=(50861,), ast=(50878,), alp=(50863,), tnt=(51003,),
 )  # fmt: skip
 
-
+# %% ../../nbs/datasets/34_mimic_csv.ipynb #1aa15194
 def named_items(long: pd.DataFrame, items: dict, tolerated: float = 0.01, where: str = "") -> pd.DataFrame:
     "Rows stay, hours, itemid, value as variables in their units; up to 1 % of a variable may be impossible, as charts are, and is dropped."
     which = {i: v for v, numbers in items.items() for i in numbers}
@@ -138,7 +138,7 @@ def read_stays(tables: dict) -> pd.DataFrame:  # index stay; subject, hadm, begi
     )
     return t.set_index("stay").drop(columns="born", errors="ignore")
 
-
+# %% ../../nbs/datasets/34_mimic_csv.ipynb #f34673bd
 def read_people(path: Path) -> pd.DataFrame:  # index subject; sex, male, age or born
     "Sex, and age or date of birth."
     old = "dob" in {c.lower() for c in pd.read_csv(path, nrows=0)}
@@ -180,7 +180,7 @@ def read_events(path: Path, stays: pd.DataFrame, key: str, items: dict, n_hours:
         parts.append(pd.DataFrame(dict(stay=piece["stay"], hours=hours, itemid=item, value=value))[kept])
     return named_items(pd.concat(parts, ignore_index=True), items, where=shown(path))
 
-
+# %% ../../nbs/datasets/34_mimic_csv.ipynb #b8e1ce96
 def stroke_stays(path: Path, stays: pd.DataFrame) -> np.ndarray:  # int (n_stays,)
     "Whether the admission of each stay was coded as stroke."
     version = "icd_version" in {c.lower() for c in pd.read_csv(path, nrows=0)}

@@ -64,7 +64,7 @@ def _person(rng, name):
         height=round(height), weight=round(float(np.clip(rng.normal(27, 5), 16, 50)) * (height / 100) ** 2)
     )
 
-
+# %% ../../nbs/datasets/31_simulated_icu.ipynb #a453a94d
 def simulated_stays(
     n_stays: int = 200,
     n_hours: int = 48,  # of each stay

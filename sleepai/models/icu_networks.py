@@ -74,11 +74,6 @@ class StayReader(Neural):
     patience: int = 4
     most: int = 16_000  # rows an epoch, drawn anew each time; the hours of a stay are alike
 
-    def fit(self, X, y, meta=None, progress=None, checkpoint=None):
-        if self.recurrence not in ("lstm", "bilstm", "gru"):
-            raise InputError(f"recurrence: there is no {self.recurrence!r}; choose lstm, bilstm or gru.")
-        return super().fit(X, y, meta, progress, checkpoint)
-
     def _read(self, X, meta, fitting):
         if fitting:
             self.learned_.update(layout(list(X)))
@@ -97,8 +92,8 @@ class StayReader(Neural):
             for name, part in (("hour", few), ("still", beside)):
                 at.update(zip((f"{name}_log", f"{name}_middle", f"{name}_spread"), scales(part), strict=True))
         hours, beside = (
-            scaled(part, *(at[f"{name}_{k}"] for k in ("log", "middle", "spread")))
-            for name, part in (("hour", hours), ("still", beside))
+            scaled(x, *(at[f"{name}_{k}"] for k in ("log", "middle", "spread")))
+            for name, x in (("hour", hours), ("still", beside))
         )
         return np.hstack([hours.reshape(n, -1), beside])
 
@@ -106,6 +101,11 @@ class StayReader(Neural):
 @dataclass(eq=False, repr=False)
 class StayNetwork(StayReader):
     "Recurrence over the last hours of a stay."
+
+    def fit(self, X, y, meta=None, progress=None, checkpoint=None):
+        if self.recurrence not in ("lstm", "bilstm", "gru"):
+            raise InputError(f"recurrence: there is no {self.recurrence!r}; choose lstm, bilstm or gru.")
+        return super().fit(X, y, meta, progress, checkpoint)
 
     def _units(self, meta, rng):
         return rng.permutation(len(meta))[: self.most]

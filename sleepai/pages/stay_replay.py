@@ -93,7 +93,7 @@ def _spans(ax, hours):
     for h in hours.loc[hours["y_true"] == 1, "index"]:
         ax.axvspan(h - 0.5, h + 0.5, color="#c0392b", alpha=0.14, lw=0)
 
-
+# %% ../../nbs/pages/12_stay_replay.ipynb #482b7834
 def replay_figure(hours: pd.DataFrame, line: float):  # -> figure
     "Signs of a stay over its risk."
     signs = [s for s in SIGNS if s in hours and hours[s].notna().any()]

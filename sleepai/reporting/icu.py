@@ -84,7 +84,7 @@ def precision_recall(
     )
     return t.iloc[np.unique(np.linspace(0, len(t) - 1, min(len(t), 300)).astype(int))].reset_index(drop=True)
 
-
+# %% ../../nbs/reporting/22_icu.ipynb #0cb5a9cd
 def precision_figure(pred: Predictions):  # -> figure
     "Precision against sensitivity, and sensitivity against false alarms."
     y, p = positives(pred)
@@ -169,7 +169,7 @@ def _auroc(
     value, drawn, _ = ranked(metrics["auroc"], part, positive_of(part), who, W)
     return value, *_ends(drawn)
 
-
+# %% ../../nbs/reporting/22_icu.ipynb #9a6c3f18
 def subgroup_table(
     pred: Predictions,
 ) -> pd.DataFrame:  # index group; empty where neither age nor sex is known
