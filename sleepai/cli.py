@@ -134,7 +134,15 @@ def list_(
                 table.add_column(column, overflow="fold")
             for item in getattr(registry, k):
                 row = (
-                    [item.name, item.info.title + (" (simulated)" if item.info.simulated else "")]
+                    [
+                        item.name,
+                        item.info.title
+                        + (
+                            " (simulated)"
+                            if item.info.simulated and "simulated" not in item.info.title.lower()
+                            else ""
+                        ),
+                    ]
                     if k == "datasets"
                     else [getattr(item, "listed_as", item.name), item.title]
                 )
@@ -219,12 +227,14 @@ def _run_cell(cell, fresh, jobs, progress):
     "One cell, unless it is finished; says what came out and whether it equals what stood there."
     from sleepai.evaluation.run import before_and_after, data_checksums, finished, run_cell
     from sleepai.evaluation.sides import audit_cell_folder
+    from sleepai.registry import metrics, studies
 
     if not fresh and finished(cell, data_checksums(cell)):
         return say(f"[dim]{cell}: finished before, inputs unchanged (--fresh trains it again)[/]")
     run, gap = before_and_after(cell, lambda: run_cell(cell, jobs, progress, resume=not fresh))
-    k = run.metrics["kappa"]
-    text = f"{cell}: kappa " + ("undefined" if k.value is None else f"{k.value:.3f}")
+    primary = metrics[studies[cell.study].primary]
+    k = run.metrics[primary.name]
+    text = f"{cell}: {primary.title} " + ("undefined" if k.value is None else f"{k.value:.3f}")
     text += "" if k.low is None else f" ({k.low:.3f} to {k.high:.3f})"
     text += f", {run.n_examples:,} examples of {run.n_subjects} subjects, {run.seconds:.0f} s"
     if gap is not None:

@@ -7,13 +7,14 @@ __all__ = ['bracket', 'with_brackets', 'reliability_figure', 'sureness', 'review
            'limits_table', 'differences_figure', 'differences_table', 'models_figure', 'drift_table', 'drift_note',
            'groups_table']
 
-# %% ../../nbs/reporting/05_believe.ipynb #412ea549
+# %% ../../nbs/reporting/05_believe.ipynb #0a34bf59
 import numpy as np
 import pandas as pd
 
 from ..core import Predictions
 from ..evaluation.agreement import class_agreement, people_of, subgroups
 from ..evaluation.compare import against_best, by_subject, comparable
+from ..evaluation.metrics import MANY
 from ..evaluation.uncertainty import calibration, order_value
 from .figures import INK, PALE, colours, new_figure
 
@@ -295,9 +296,10 @@ def models_figure(
     cells: list,  # of (Run, Predictions)
     metric: str = "kappa",
     band: tuple | None = None,  # low, high and what it is, laid behind every panel of real data
-):  # -> figure; None where a subject is one example
+):  # -> figure; None where subjects are too many to be shown
     "The metric of every subject under every model, a panel a dataset and protocol, real data first."
-    groups = [g for g in comparable(cells).items() if by_subject(g[1], metric).notna().any(axis=None)]
+    groups = [g for g in comparable(cells).items() if g[1][0][0].n_subjects <= MANY]
+    groups = [g for g in groups if by_subject(g[1], metric).notna().any(axis=None)]
     if not groups:
         return None
     groups = sorted(groups, key=lambda g: (g[1][0][0].simulated, g[0]))

@@ -112,10 +112,13 @@ def what_was_run(run: Run) -> pd.DataFrame:
 
 def exclusions(run: Run) -> pd.DataFrame:
     "Examples left out, by reason, beside those kept."
-    rows = {"evaluated": run.n_examples} | run.exclusions
+    asleep = run.study == "sleep"  # elsewhere there is no window and no scorer's movement code
+    rows = {"evaluated": run.n_examples} | {k: v for k, v in run.exclusions.items() if v or asleep}
     if run.about.get("gaps"):
         rows |= {k: "unknown: left out before publication" for k in ("unscored", "movement")}
-    return pd.DataFrame(dict(examples=rows.values()), index=pd.Index(rows, name="epochs"))
+    return pd.DataFrame(
+        dict(examples=rows.values()), index=pd.Index(rows, name=f"{studies[run.study].unit}s")
+    )
 
 # %% ../../nbs/reporting/01_tables.ipynb #b8b8abd6
 def headline(scores: Scores) -> pd.DataFrame:
