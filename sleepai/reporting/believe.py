@@ -298,8 +298,11 @@ def models_figure(
     band: tuple | None = None,  # low, high and what it is, laid behind every panel of real data
 ):  # -> figure; None where subjects are too many to be shown
     "The metric of every subject under every model, a panel a dataset and protocol, real data first."
-    groups = [g for g in comparable(cells).items() if g[1][0][0].n_subjects <= MANY]
-    groups = [g for g in groups if by_subject(g[1], metric).notna().any(axis=None)]
+    groups = [
+        g
+        for g in comparable(cells).items()
+        if len(t := by_subject(g[1], metric)) <= MANY and t.notna().any(axis=None)
+    ]
     if not groups:
         return None
     groups = sorted(groups, key=lambda g: (g[1][0][0].simulated, g[0]))
