@@ -17,8 +17,25 @@ EXPECTED = {
     "sleep/sleep-edf-features": STAGERS,
     "sleep/dreams": STAGERS | {"raw-forest", "yasa", "cnn", "sequence"},
     "sleep/simulated-sleep-edf": {"boosted"},
+    **dict.fromkeys(
+        [f"ecg/{d}" for d in ("mitdb", "ecg5000", "ecg5000-binary", "simulated-ecg")],
+        {"constant", "logistic", "mlp", "boosted", "cnn"},
+    ),
+    **dict.fromkeys(
+        ["apnea/apnea-ecg", "apnea/simulated-apnea"],
+        {"constant", "logistic", "boosted", "recurrent", "ensemble"},
+    ),
+    **dict.fromkeys(
+        [f"icu/{d}" for d in ("physionet2012", "eicu-mortality", "simulated-icu")],
+        {"constant", "logistic", "boosted", "lstm", "bilstm", "gru", "two-branch"},
+    ),
 }
-BESIDE = {"sleep": ("comparison", "windows", "human-ceiling", "ladder", "transfer", "importance")}
+BESIDE = {
+    "sleep": ("comparison", "windows", "human-ceiling", "ladder", "transfer", "importance"),
+    "ecg": ("comparison", "beat-split"),
+    "apnea": ("comparison",),
+    "icu": ("comparison", "stay-replay"),
+}
 
 
 def test_the_promised_reports_are_there():

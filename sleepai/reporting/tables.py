@@ -92,6 +92,8 @@ def what_was_run(run: Run) -> pd.DataFrame:
     "Dataset, model, protocol and sizes, in words."
     info, known = run.about, run.model in models or f"{run.study}/{run.model}" in models
     model = models.of(run.study, run.model) if known else None
+    how = protocols[run.protocol].title if run.protocol in protocols else ""
+    how = how if run.study == "sleep" else how.partition(",")[0]  # the rest is the window of a night
     rows = {
         "dataset": info["title"] + (" (SIMULATED)" if run.simulated else ""),
         "source": f"{info['source']} — {info['licence']}",
@@ -100,9 +102,7 @@ def what_was_run(run: Run) -> pd.DataFrame:
         "model": getattr(model, "title", run.model),
         "what it sees": f"{run.params['features']} ({run.params['n_features']:,} columns)",
         "about it": getattr(model, "note", ""),
-        "protocol": f"{run.protocol}: {protocols[run.protocol].title}"
-        if run.protocol in protocols
-        else run.protocol,
+        "protocol": f"{run.protocol}: {how}" if run.protocol in protocols else run.protocol,
         "subjects, records, examples": f"{run.n_subjects:,} subjects, {run.n_records:,} records, {run.n_examples:,} examples",
     }
     if run.params.get("limit"):
