@@ -193,7 +193,7 @@ def run(
     no_report: NoReport = False,
     page: PageNames = None,
 ):
-    "Train, evaluate and report; finished cells are skipped. With nothing named: all models on simulated nights."
+    "Train, evaluate and report; finished cells are skipped. With nothing named: the default models on simulated nights."
     with told(), bars() as progress:
         from sleepai.evaluation.run import grid
         from sleepai.registry import pages
