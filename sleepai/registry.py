@@ -45,7 +45,9 @@ class Registry:
         return sorted(self.walk()._items)
 
     def __iter__(self):
-        return iter(list(self.walk()._items.values()))  # in the order of registration
+        "By module, then in the order of registration, whichever module was imported first."
+        items = self.walk()._items
+        return iter([items[n] for n in sorted(items, key=self._origins.get)])
 
     def __contains__(self, name):
         return name in self.walk()._items
