@@ -13,7 +13,7 @@ from itertools import groupby
 from ..provenance import Run
 from ..registry import metrics, studies
 
-# %% ../../nbs/reporting/02_site.ipynb #c09d18d2
+# %% ../../nbs/reporting/02_site.ipynb #2724c085
 STYLE = """
 :root{--ink:#1f2933;--soft:#5b6875;--line:#e3e8ed;--blue:#22609a;--pale:#f5f8fa;--warm:#fff4df}
 *{box-sizing:border-box}
@@ -38,7 +38,7 @@ table.table{border-collapse:collapse;font-size:.87rem;margin:.5rem 0;font-varian
 .card div{padding:.6rem .9rem .8rem} .card b{font-size:1.05rem} .card .k{font-size:1.5rem;font-weight:700;font-variant-numeric:tabular-nums} .card small{color:var(--soft)}
 footer{color:var(--soft);font-size:.85rem;border-top:1px solid var(--line);margin-top:2.5rem}
 pre{overflow-x:auto;background:var(--pale);padding:.6rem .8rem;border-radius:.4rem;font-size:.85rem}
-@media (max-width:40rem){body{font-size:15px} h1{font-size:1.35rem} .table td,.table th{padding:.3rem .5rem} header nav,main,footer{padding:.7rem .9rem}}
+@media (max-width:40rem){body{font-size:15px} h1{font-size:1.35rem} .table td,.table th{padding:.3rem .5rem} header nav,main,footer{padding:.7rem .9rem} .table tbody:first-child td{min-width:9rem} .table tbody:first-child th{white-space:normal}}
 @media print{header,footer{display:none} h2{break-after:avoid} img,table{break-inside:avoid}}
 """
 
