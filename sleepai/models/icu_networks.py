@@ -64,8 +64,8 @@ class StayReader(Neural):
 
     recurrence: str = "lstm"  # 'lstm', 'bilstm' or 'gru'
     branches: bool = False  # whether statics are encoded apart
-    units: int = 32  # of the recurrent layer, in each direction
-    size: int = 48  # of the vector that an hour becomes first
+    units: int = 64  # of the recurrent layer, in each direction
+    size: int = 64  # of the vector that an hour becomes first
     dropout: float = 0.4
     drop: float = 0.1  # probability that a variable is hidden from a whole window, in training
     epochs: int = 15

@@ -122,7 +122,10 @@ def slim(svg: str) -> str:
     for idle in IDLE:
         svg = re.sub(idle, "", svg)
     svg = re.sub(r"(?<=>) (?=<)", "", svg.replace(FONT, "")).strip()
-    return svg.replace("</style>", f" text{{{FONT.strip()}}}</style>", 1)
+    named = {s: "s" + digest(s)[:5] for s in sorted(set(re.findall(r' style="([^"]*)"', svg)))}
+    rules = "".join(f".{name}{{{s}}}" for s, name in named.items())
+    svg = re.sub(r' style="([^"]*)"', lambda m: f' class="{named[m[1]]}"', svg)
+    return svg.replace("</style>", f" text{{{FONT.strip()}}}{rules}</style>", 1)
 
 # %% ../../nbs/reporting/03_render.ipynb #dd36d088
 def tidy(nb):
