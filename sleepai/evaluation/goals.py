@@ -18,6 +18,7 @@ class Goal:
     value: float
     source: str  # 'best published', 'de Chazal et al. 2004'
     protocol: str = ""  # empty = any of the dataset's
+    tried: str = ""  # what was tried, for a goal that was missed
 
     @property
     def name(self):

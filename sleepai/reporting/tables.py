@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Table', 'capital', 'summary', 'comparison_summary', 'what_was_run', 'exclusions', 'headline', 'per_class',
            'confusion_table', 'provenance', 'named_few', 'folds_table', 'interval_of', 'primary_of', 'side_by_side',
-           'goals_table', 'class_comparison']
+           'goals_table', 'what_was_tried', 'class_comparison']
 
 # %% ../../nbs/reporting/01_tables.ipynb #4fab2825
 import numpy as np
@@ -277,6 +277,16 @@ def goals_table(
             | {"best here": value.value, "95 %": interval_of(value), "model": best.model, "reached": reached}
         )
     return pd.DataFrame(rows).set_index("dataset") if rows else pd.DataFrame()
+
+
+def what_was_tried(
+    reached: pd.DataFrame,  # from `goals_table`
+) -> str:  # Markdown; '' where nothing is told
+    "For goals that were missed, what was done about it."
+    known = {(g.dataset, g.metric, g.value): g.tried for g in goals}
+    missed = reached[reached["reached"].str.startswith("no")]
+    told = [(d, r["metric"], known[d, r["metric"], r["to reach"]]) for d, r in missed.iterrows()]
+    return "\n".join(f"- {d}, {m}: {t}" for d, m, t in told if t)
 
 # %% ../../nbs/reporting/01_tables.ipynb #aa0e541e
 def class_comparison(cells: list) -> pd.DataFrame:  # of (Run, Predictions)
