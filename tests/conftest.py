@@ -44,5 +44,5 @@ def study_sample(model):
 def short_training(model):
     """Settings that make a training quick without changing its way: one epoch for networks, ten trees for forests."""
     options = model.build(seed=0, jobs=1).get_params()
-    short = {k: 1 for k in ("epochs", "n_members") if k in options}
+    short = {k: 1 for k in ("epochs", "n_members", "n_thresholds") if k in options}
     return short | {k: 10 for k in options if k.endswith("n_estimators")}

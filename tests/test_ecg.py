@@ -16,7 +16,7 @@ from sleepai.models import ecg
 from sleepai.models.base import fit, probabilities
 from sleepai.preprocessing.beats import check_peaks, cut_beats, rr_table
 
-MODELS = ("logistic", "mlp", "boosted", "cnn")
+MODELS = ("logistic", "mlp", "boosted", "cnn", "kernels")
 
 
 def seen_by(model):

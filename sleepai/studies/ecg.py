@@ -27,15 +27,15 @@ studies.add(
     )
 )
 
-# %% ../../nbs/studies/01_ecg.ipynb #4fc37f98
+# %% ../../nbs/studies/01_ecg.ipynb #608bb514
 SUPRAVENTRICULAR = (
     "1,382 of the 1,837 S beats of DS2 are one man's, record 232, and next to none of them is found. In cross-validation on DS1 "
     "F1 of S is 0.55 to 0.61. Class weights were chosen on DS1; a reference beat made of beats that are not early raised F1 "
     "there to 0.62 and did nothing on DS2 (at most 0.129). The second lead was not tried."
 )
 FIVE_CLASSES = (
-    "four kinds of models end between 0.926 and 0.932 with 500 beats to learn from; methods that align and compare whole "
-    "beats, which hold the published best, were not tried."
+    "500 beats to learn from; logistic regression, trees and two networks end between 0.926 and 0.932, fixed kernels, added after "
+    "that and set up on the 500 alone, at 0.942."
 )
 
 # %% ../../nbs/studies/01_ecg.ipynb #3ad96eb7
