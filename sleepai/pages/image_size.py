@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['shortcut_row', 'index_of', 'gather']
 
-# %% ../../nbs/pages/13_image_size.ipynb #51843141
+# %% ../../nbs/pages/13_image_size.ipynb #ae6487d4
 import numpy as np
 import pandas as pd
 

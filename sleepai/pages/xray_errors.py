@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['NETWORKS', 'best_run', 'gather']
 
-# %% ../../nbs/pages/15_xray_errors.ipynb #54fec5ff
+# %% ../../nbs/pages/15_xray_errors.ipynb #23c23188
 import pandas as pd
-from ..reporting.images import error_evidence
 
 from ..core import InputError
 from ..data import reports_root
 from ..evaluation.folds import official_fold
 from ..evaluation.run import read_cell
 from ..registry import datasets, models, pages
+from ..reporting.images import error_evidence
 from ..reporting.pages import Page
 
 # %% ../../nbs/pages/15_xray_errors.ipynb #d5180297
@@ -31,7 +31,7 @@ def best_run(study: str, names: tuple) -> tuple:  # dataset, Run, Predictions
         if found:
             return datasets[name], *max(found, key=lambda f: f[0].metrics["auroc"].value or 0)
     raise InputError(
-        f"page 'errors' of {study}: no network was run yet; begin with `sleepai run {study} --model cnn`."
+        f"page 'xray-errors': no network was run yet; begin with `sleepai run {study} --model cnn`."
     )
 
 
@@ -51,4 +51,4 @@ def gather(jobs: int, seed: int, progress) -> tuple:
     return dict(errors=table, about=pd.DataFrame([about])), ds.checksums(sorted(set(table["subject"])))
 
 
-pages.add(Page("errors", "The worst mistakes", "xray", gather))
+pages.add(Page("xray-errors", "The worst mistakes on X-rays", "xray", gather))

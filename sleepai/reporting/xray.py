@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['point_row', 'point_table', 'show_point', 'training_table', 'show_training', 'show_risk', 'show_errors']
 
-# %% ../../nbs/reporting/31_xray.ipynb #678a5f6c
+# %% ../../nbs/reporting/31_xray.ipynb #45c62131
 import numpy as np
 import pandas as pd
-from .images import worst_errors
 
 from ..core import Predictions
 from ..registry import sections
 from .believe import with_brackets
 from .icu import per_person, positives, precision_figure, risk_figure, risk_tenths
+from .images import worst_errors
 from .sections import Section
 from .tables import Table
 
@@ -102,7 +102,7 @@ def show_errors(pred: Predictions, run) -> list:
     t = worst_errors(pred)
     if not len(t):
         return []
-    said = f"## The {len(t)} worst mistakes\n\nWrong with the highest probability. The page *errors* of the study shows those of its best network as pictures, with what the network looked at."
+    said = f"## The {len(t)} worst mistakes\n\nWrong with the highest probability. The page *The worst mistakes on X-rays* shows those of its best network as pictures, with what the network looked at."
     return [said, Table(t.set_index("record"))]
 
 
