@@ -1,6 +1,7 @@
 """Chest X-rays: patients on one side, layouts read, models that see no test patient, borrowed weights read without running anything."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from sleepai.datasets.chest_xray import ChestXray, ChestXraySubtype, patient_of
 from sleepai.datasets.image_npz import ImageNpz
 from sleepai.datasets.simulated_xray import SimulatedXray
 from sleepai.evaluation.audit import audit_model, sample
+from sleepai.evaluation.folder import finished_network, predict_folder
 from sleepai.evaluation.folds import official_fold
 from sleepai.models import pretrained, xray
 from sleepai.models.base import fit, probabilities
@@ -166,6 +168,25 @@ def test_errors_and_points(simulated):
     model.fit(few.X, few.y, few.meta)
     drawn = pictured(worst, ex, model, side=24)
     assert all(len(b) == 24 * 24 for b in drawn["image"]) and len(gallery_figure(drawn).axes) >= len(worst)
+
+
+def test_a_folder_of_new_images(simulated, tmp_path):
+    _, ex = simulated
+    few = ex.take(np.arange(40))
+    model = registry.models.of("xray", "cnn").build(seed=0).set_params(epochs=1, size=16, width=4)
+    model.fit(few.X, few.y, few.meta)
+    with pytest.raises(InputError, match="holds no images"):
+        predict_folder(model, ex.classes, tmp_path)
+    (tmp_path / "deeper").mkdir()
+    for k in range(3):
+        (tmp_path / "deeper" / f"{k}.png").write_bytes(Path(ex.X["image"][k]).read_bytes())
+    (tmp_path / "note.jpg").write_text("hello")
+    t = predict_folder(model, ex.classes, tmp_path).set_index("file")
+    assert t.loc["note.jpg", "says"] == "" and t.loc["note.jpg", "fault"]
+    p = model.predict_proba(few.X[:3])[:, 1]
+    assert np.allclose(t.loc[[f"deeper/{k}.png" for k in range(3)], "p_pneumonia"], p, atol=1e-5)
+    with pytest.raises(InputError, match="no network of images"):
+        finished_network("xray", "simulated-xray", "linear")
 
 
 def test_real_images():
