@@ -25,8 +25,9 @@ def data(tmp_path, monkeypatch):
 def bomb(path, side=60_000):
     """A PNG of a few bytes whose header claims billions of pixels."""
     head = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    body = b"IDAT" + zlib.compress(b"\0" * 100)
+    chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (head, body)]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
 
 
 @pytest.fixture

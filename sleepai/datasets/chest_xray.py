@@ -102,7 +102,7 @@ class ChestXray(ImageDataset):
                 )
         return t
 
-
+# %% ../../nbs/datasets/41_chest_xray.ipynb #e8dfea29
 class ChestXraySubtype(ChestXray):
     "Bacteria against virus, among those with pneumonia."
 

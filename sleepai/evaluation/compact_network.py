@@ -127,7 +127,7 @@ def _row(form, p, y, home, seconds, raw):
         farthest=float(np.abs(p - home).max()),
     )
 
-
+# %% ../../nbs/evaluation/30_compact_network.ipynb #7504e435
 def export_table(
     model: ImageNetwork,  # fitted, of two classes
     x: np.ndarray,  # uint8 tested images

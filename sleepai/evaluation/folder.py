@@ -44,7 +44,7 @@ def predict_folder(
     columns = {f"p_{c}": p[:, k].round(5) for k, c in enumerate(classes)}
     return pd.DataFrame(dict(file=names, fault=seen["fault"].to_numpy(), **columns, says=said))
 
-
+# %% ../../nbs/evaluation/31_folder.ipynb #d4ecf0c3
 def finished_network(
     study: str,
     dataset: str,

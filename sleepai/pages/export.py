@@ -10,8 +10,8 @@ import tempfile
 
 import numpy as np
 import pandas as pd
-from ..evaluation.compact_network import export_table
 
+from ..evaluation.compact_network import export_table
 from ..evaluation.folds import official_fold
 from ..models.image_network import trained
 from .xray_errors import best_run

@@ -33,7 +33,7 @@ def shortcut_row(
         images=int(known.sum()), auroc=float(auroc(y, v, np.ones(len(y)))), low=float(low), high=float(high)
     )
 
-
+# %% ../../nbs/pages/13_image_size.ipynb #fcc1cd49
 def index_of(folder) -> pd.DataFrame:  # split, label, patient_key, est_height_over_width, ...
     "The index that comes with the pictures of one size."
     path = top_of(folder) / "index.csv"

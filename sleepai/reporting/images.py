@@ -58,7 +58,7 @@ def _square(raw):
     x = np.frombuffer(raw, np.uint8)
     return x.reshape(int(np.sqrt(len(x))), -1)
 
-
+# %% ../../nbs/reporting/30_images.ipynb #521e0670
 def gallery_figure(
     table: pd.DataFrame,  # from `pictured`
     columns: int = 5,

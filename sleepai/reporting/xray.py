@@ -30,12 +30,11 @@ def point_row(
         else pred.proba.argmax(1) == int(pred.classes.index(_positive(pred)))
     )
     sums, W = per_person(pred, on & y, y, ~on & ~y, ~y, on)
-    of = lambda s: (
-        s[..., 0] / s[..., 1],
-        s[..., 2] / s[..., 3],
-        s[..., 0] / s[..., 4],
-        2 * s[..., 0] / (s[..., 1] + s[..., 4]),
-    )  # noqa: E731
+
+    def of(s):  # sensitivity, specificity, ppv, F1
+        said, true = s[..., 0] / s[..., 1], s[..., 2] / s[..., 3]
+        return said, true, s[..., 0] / s[..., 4], 2 * s[..., 0] / (s[..., 1] + s[..., 4])
+
     with np.errstate(all="ignore"):
         value, drawn = of(sums.sum(0)), of(W @ sums)
     row = dict(threshold=float(threshold))
@@ -45,7 +44,7 @@ def point_row(
         row |= {name: float(v), f"{name} low": float(low), f"{name} high": float(high)}
     return row
 
-
+# %% ../../nbs/reporting/31_xray.ipynb #2ba46113
 def _positive(pred):
     "The class looked for."
     from sleepai.evaluation.metrics import positive_of
