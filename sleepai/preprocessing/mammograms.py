@@ -28,6 +28,7 @@ def breast_mask(
     saturated: int = 240,  # grey value; a piece whose median is above it is an edge of the film
 ) -> np.ndarray:  # bool (h, w)
     "Where the breast is, without tags, tape and film edges."
+    from scipy import ndimage
 
     size = max(2, round(min(image.shape) / 128))
     smooth = ndimage.gaussian_filter(image.astype(np.float32), size * 0.75)
@@ -68,6 +69,7 @@ def muscle_line(
     n_points: int = 80,  # looked at on each line
 ) -> tuple:  # strength (grey values), where the line meets the top and the chest wall, pixels from the corner
     "The strongest edge of a muscle across the upper corner."
+    from scipy import ndimage
 
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     height, width = rows[-1] - rows[0], columns[-1] - columns[0]
