@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['LEVELS', 'DISTANCES', 'SPOTS', 'inside_and_filled', 'within', 'grey_values', 'grey_levels', 'shifted',
-           'co_occurrence', 'haralick', 'local_patterns', 'edges_and_spots', 'middle', 'texture', 'against_the_rest',
-           'kept_texture']
+           'co_occurrence', 'haralick', 'local_patterns', 'pooled', 'edges_and_spots', 'middle', 'texture',
+           'against_the_rest', 'kept_texture']
 
 # %% ../../nbs/features/35_texture.ipynb #24811e32
 import numpy as np
@@ -107,20 +107,32 @@ def local_patterns(filled, inside, step: int = 1) -> dict:  # name -> (n,)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     return {f"pattern_{k}": shares[:, k] for k in range(10)}
 
-# %% ../../nbs/features/35_texture.ipynb #b2deb8c0
-SPOTS = (2, 4, 8)  # standard deviations of the inner bell curve, pixels
+# %% ../../nbs/features/35_texture.ipynb #0cf29875
+SPOTS = (2, 4, 8)  # standard deviations of the inner bell curve, pixels; the image is pooled to half of it
+
+
+def pooled(
+    values: np.ndarray,  # (n, h, w)
+    by: int,
+) -> np.ndarray:  # (n, h // by, w // by)
+    "Means of squares of pixels."
+    n, h, w = values.shape
+    return values[:, : h // by * by, : w // by * by].reshape(n, h // by, by, w // by, by).mean((2, 4))
 
 
 def edges_and_spots(filled, inside) -> dict:  # name -> (n,)
     "Strength of edges, of bright spots at three scales, and of specks a few pixels wide."
     from scipy import ndimage
 
-    blur = lambda s: ndimage.gaussian_filter(filled, (0, s, s), mode="nearest")  # noqa: E731
-    y, x = np.gradient(blur(1), axis=(1, 2))
+    y, x = np.gradient(ndimage.gaussian_filter(filled, (0, 1, 1), mode="nearest"), axis=(1, 2))
     edge = within(np.hypot(y, x), inside)
     found = dict(edge_mean=edge.mean(1), edge_p90=np.nanpercentile(edge.filled(np.nan), 90, axis=1))
     for s in SPOTS:
-        spot = within(blur(s) - blur(1.6 * s), inside)
+        small, held = pooled(filled, s // 2), inside[:, :: s // 2, :: s // 2]
+        wide, narrow = (
+            ndimage.gaussian_filter(small, (0, k, k), mode="nearest", truncate=3) for k in (3.2, 2)
+        )
+        spot = within(narrow - wide, held[:, : small.shape[1], : small.shape[2]])
         found |= {f"spot_{s}px_max": spot.max(1), f"spot_{s}px_sd": spot.std(1)}
     speck = within(filled - ndimage.grey_opening(filled, (1, 5, 5)), inside)
     many = (speck > speck.mean(1)[:, None] + 4 * speck.std(1)[:, None]).mean(1)
