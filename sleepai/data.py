@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['project_root', 'data_root', 'reports_root', 'templates_root', 'raw_dir', 'shown', 'atomic', 'checksum', 'digest',
-           'code_digest', 'RemoteFile', 'resuming_download', 'NotThere', 'unpack', 'fetch', 'cached']
+           'meaning', 'code_digest', 'RemoteFile', 'resuming_download', 'NotThere', 'unpack', 'fetch', 'cached']
 
-# %% ../nbs/02_data.ipynb #5a6fb624
+# %% ../nbs/02_data.ipynb #7848e362
+import ast
 import contextlib
 import functools
 import hashlib
@@ -104,11 +105,28 @@ def digest(*parts) -> str:
         h.update(b"\0")
     return h.hexdigest()
 
-# %% ../nbs/02_data.ipynb #df0501f8
+# %% ../nbs/02_data.ipynb #89d243bd
+def meaning(source: str) -> str:
+    "Python source as a syntax tree in words, without comments and docstrings."
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            node.body = body[1:]
+    return ast.dump(tree)
+
+
 def code_digest(*modules: str) -> str:  # names such as 'sleepai.features.seed16'
-    "One digest of the source files of these modules, without importing them."
+    "One digest of what these modules do, without importing them."
     texts = [
-        uuid.uuid4().hex if m == "__main__" else Path(importlib.util.find_spec(m).origin).read_bytes()
+        uuid.uuid4().hex
+        if m == "__main__"
+        else meaning(Path(importlib.util.find_spec(m).origin).read_text(encoding="utf-8"))
         for m in modules
     ]
     return digest(*texts)

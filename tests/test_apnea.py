@@ -8,14 +8,14 @@ from conftest import short_training
 
 from sleepai import registry
 from sleepai.core import InputError, Predictions
-from sleepai.datasets.apnea_ecg import HR_FILE, ONE_RECORDING, ApneaECG, half, person
+from sleepai.datasets.apnea_ecg import HR_FILE, ONE_RECORDING, ApneaECG, half, night_of, person
 from sleepai.datasets.simulated_apnea import SimulatedApnea, simulated_night
 from sleepai.evaluation.audit import audit_model, sample
 from sleepai.evaluation.examples import dataset_examples
 from sleepai.evaluation.folds import make_folds, official_fold
 from sleepai.features.hrv import hrv_table
-from sleepai.models import boosted, neural
-from sleepai.models.apnea import in_its_night, load_linear, save_linear, with_neighbours
+from sleepai.models import boosted, linear, neural
+from sleepai.models.apnea import in_its_night, with_neighbours
 from sleepai.models.base import fit, probabilities
 from sleepai.models.feature_sequence import FeatureSequence
 from sleepai.preprocessing.heart_rate import check_beats, clean_beats
@@ -137,7 +137,7 @@ def test_physionet_layout(tmp_path, qrs):
     ex = ds.load("a01")
     assert len(ex) == 10 and ex.y.tolist() == [0, 1, 0, 1, 0] * 2
     assert any(c.startswith("edr__") for c in ex.X) and np.isfinite(ex.X).all().all()
-    assert abs(len(ds.night(ds.records()[0])[0]) - len(at)) < 8
+    assert abs(len(night_of(ds.records()[0])[0]) - len(at)) < 8
 
 
 def test_physionet_trouble(tmp_path):
@@ -178,8 +178,8 @@ def test_saved_without_pickle(name, examples, tmp_path):
     model, ex = registry.models.of("apnea", name), examples[name]
     made = fit(model.build().set_params(**short_training(model)), ex.X, ex.y, ex.meta)
     if name == "logistic":
-        save_linear(made, list(ex.X), tmp_path)
-        again = load_linear(tmp_path)
+        linear.save(made, tmp_path)
+        again = linear.load(tmp_path)
     elif name == "boosted":
         boosted.save(made, tmp_path)
         again = boosted.load(tmp_path)
@@ -190,7 +190,7 @@ def test_saved_without_pickle(name, examples, tmp_path):
     assert np.abs(a - b).max() < 1e-6
     assert not {p.suffix for p in tmp_path.rglob("*")} & {".pkl", ".pickle", ".joblib"}
     with pytest.raises(InputError):
-        load_linear(tmp_path / "nowhere")
+        linear.load(tmp_path / "nowhere")
 
 
 def test_simulated_nights_are_neither_trivial_nor_hopeless(examples):
@@ -245,5 +245,5 @@ def test_real_nights():
     if not ds.available():
         pytest.skip("the files of apnea-ecg are not in place")
     assert len(ds.records()) == 70 and len(ds.subjects()) == 67
-    t, hr, y, _ = ds.night(next(r for r in ds.records() if r.name == "a01"))
+    t, hr, y, _ = night_of(next(r for r in ds.records() if r.name == "a01"))
     assert len(y) == 487 and y.sum() == 469 and len(t) == len(hr) > 29_000

@@ -58,6 +58,20 @@ class Content:
             r.name: self.fingerprint(r) for r in self.records() if subjects is None or r.subject in subjects
         }
 
+    def available(self) -> bool:
+        "Whether there is anything to load."
+        try:
+            return bool(self.subjects())
+        except InputError:
+            return False
+
+    def missing(self):
+        "The error to raise when the folder holds nothing of this dataset."
+        return InputError(
+            f"dataset {self.name!r}: found none of its files in {shown(self.folder)}; "
+            f"bring them with `sleepai fetch {self.name}` (--from FOLDER for a copy you have)."
+        )
+
     def fetch(self, source="", progress=lambda *a: None):
         "Bring the files into place; returns the names that came."
         return fetch(list(self.info.files), self.folder, source, self.info.archives, progress)
@@ -101,20 +115,6 @@ class Dataset(Content):
     def load(self, subject: str):
         "Recordings with their hypnograms, one night at a time."
         return (self.read(r) for r in self.records() if r.subject == subject)
-
-    def available(self) -> bool:
-        "Whether there is anything to load."
-        try:
-            return bool(self.subjects())
-        except InputError:
-            return False
-
-    def missing(self):
-        "The error to raise when the folder holds nothing of this dataset."
-        return InputError(
-            f"dataset {self.name!r}: found none of its files in {shown(self.folder)}; "
-            f"bring them with `sleepai fetch {self.name}` (--from FOLDER for a copy you have)."
-        )
 
     def __repr__(self):
         return f"{type(self).__name__}({self.name}: {self.info.title})"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'PATIENTS', 'SPLITS', 'RANGES', 'named', 'feature_columns', 'checked_numbers', 'checked_labels',
-           'checked_people', 'checked_split', 'read_table', 'beats_of', 'beat_examples', 'told', 'EcgCsv']
+           'checked_people', 'checked_split', 'read_table', 'beats_of', 'beat_examples', 'told', 'only_table', 'EcgCsv']
 
 # %% ../../nbs/datasets/23_ecg_csv.ipynb #8727e351
 import re
@@ -45,7 +45,7 @@ def named(columns, names):
     lower = {str(c).strip().lower(): c for c in columns}
     return next((lower[n] for n in names if n in lower), "")
 
-
+# %% ../../nbs/datasets/23_ecg_csv.ipynb #071a4070
 def feature_columns(
     columns,  # of the table
     where: str,  # file to name in an error
@@ -215,6 +215,20 @@ def told(b: dict) -> str:
         )
     return f"Found {what}: {counts}; {whose}."
 
+# %% ../../nbs/datasets/23_ecg_csv.ipynb #e221396f
+def only_table(folder: Path) -> Path:
+    "The one table of a folder."
+    found = [p for p in sorted(folder.glob("*")) if re.search(r"\.csv(\.gz)?$", p.name)]
+    if len(found) > 1:
+        raise InputError(
+            f"{shown(folder)}: holds {len(found)} tables ({found[0].name}, {found[1].name}, …); name one with --folder FILE."
+        )
+    if not found:
+        raise InputError(
+            f"dataset 'ecg-csv': found no .csv in {shown(folder)}; name your table with --folder FILE."
+        )
+    return found[0]
+
 # %% ../../nbs/datasets/23_ecg_csv.ipynb #7e6383a2
 class EcgCsv(Dataset):
     "A user's own table of beats."
@@ -224,18 +238,7 @@ class EcgCsv(Dataset):
     @property
     def path(self) -> Path:
         "The file: the folder itself where it is one, else the only table in it."
-        if self.folder.is_file():
-            return self.folder
-        found = [p for p in sorted(self.folder.glob("*")) if re.search(r"\.csv(\.gz)?$", p.name)]
-        if len(found) > 1:
-            raise InputError(
-                f"{shown(self.folder)}: holds {len(found)} tables ({found[0].name}, {found[1].name}, …); name one with --folder FILE."
-            )
-        if not found:
-            raise InputError(
-                f"dataset {self.name!r}: found no .csv in {shown(self.folder)}; name your table with --folder FILE."
-            )
-        return found[0]
+        return self.folder if self.folder.is_file() else only_table(self.folder)
 
     @property
     def beats(self) -> dict:
@@ -276,5 +279,5 @@ class EcgCsv(Dataset):
     def fetch(self, source="", progress=lambda *a: None):
         raise InputError(f"dataset {self.name!r}: the table is your own; name it with --folder FILE.")
 
-
+# %% ../../nbs/datasets/23_ecg_csv.ipynb #1b05275e
 datasets.add(EcgCsv())

@@ -85,16 +85,13 @@ def simulated_stays(
     hours = pd.concat(hours, ignore_index=True)
     return hours[["stay", "hour", *_SIGNS]], pd.DataFrame(rows).T.infer_objects(), pd.Series(died)
 
-# %% ../../nbs/datasets/31_simulated_icu.ipynb #adf0f4d9
+# %% ../../nbs/datasets/31_simulated_icu.ipynb #38e5ce55
 _NOTE = "Two hundred simulated patients drawn from a seed: numbers here show that the workbench works, and say nothing about patients."
 
 
-class SimulatedICU(StayDataset):
-    "Mortality of simulated stays."
-
-    name = "simulated-icu"
-    info = DatasetInfo(
-        title="Simulated intensive-care stays, mortality",
+def _info(what):
+    return DatasetInfo(
+        title=f"Simulated intensive-care stays, {what}",
         source="drawn from a seed by this package",
         licence="MIT",
         citation="none; simulated",
@@ -102,6 +99,13 @@ class SimulatedICU(StayDataset):
         simulated=True,
         note=_NOTE,
     )
+
+
+class SimulatedICU(StayDataset):
+    "Mortality of simulated stays."
+
+    name = "simulated-icu"
+    info = _info("mortality")
     windows = {48: tuple(_SIGNS), 12: tuple(_SIGNS)}
     shown, length = tuple(_SIGNS), 24
 
@@ -123,15 +127,7 @@ class SimulatedHypotension(SimulatedICU):
     "Hypotension of simulated stays, every hour."
 
     name, classes, one_a_stay = "simulated-icu-hypotension", ("stable", "hypotension"), False
-    info = DatasetInfo(
-        title="Simulated intensive-care stays, hypotension two hours ahead",
-        source="drawn from a seed by this package",
-        licence="MIT",
-        citation="none; simulated",
-        study="icu",
-        simulated=True,
-        note=_NOTE,
-    )
+    info = _info("hypotension two hours ahead")
     windows, length = {12: tuple(_SIGNS), 4: ("hr", "sbp", "dbp", "map", "resp", "o2sat")}, 12
 
     def tables(self):

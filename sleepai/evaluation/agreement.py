@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SLEEP_STATISTICS', 'AGE_BANDS', 'by_night', 'hypnograms', 'epoch_by_epoch', 'sleep_statistics', 'yasa_agreement',
-           'bland_altman', 'pabak', 'one_against_rest', 'class_agreement', 'people_of', 'subgroups']
+           'bland_altman', 'pabak', 'one_against_rest', 'class_agreement', 'people_of', 'groups_of', 'subgroups']
 
 # %% ../../nbs/evaluation/11_agreement.ipynb #c51af859
 import logging
@@ -241,8 +241,10 @@ def _records(dataset):
         return []
 
 
-def _groups(people):
-    "Name of the group -> its subjects."
+def groups_of(
+    people: pd.DataFrame,  # index subject; age in years, sex 'F' or 'M'
+) -> dict:  # name of the group -> its subjects, none of them empty
+    "Women and men, and bands of age."
     edges = (0, *AGE_BANDS, 200)
     found = {"women": people.index[people["sex"] == "F"], "men": people.index[people["sex"] == "M"]}
     for low, high in zip(edges, edges[1:], strict=False):
@@ -259,7 +261,7 @@ def subgroups(
     names, who = np.unique(pred.subjects, return_inverse=True)
     C = confusion(pred.y_true, pred.y_pred, len(pred.classes), who)
     rows = {}
-    for name, members in {"everyone": names, **_groups(people)}.items():
+    for name, members in {"everyone": names, **groups_of(people)}.items():
         G = C[np.isin(names, members)]
         if not len(G):
             continue

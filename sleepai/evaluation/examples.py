@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['reading_code', 'night_table', 'select', 'subject_nights', 'transformed', 'subject_examples', 'chosen_subjects',
-           'dataset_examples', 'window_rows', 'rescored']
+           'side_by_side', 'dataset_examples', 'window_rows', 'rescored']
 
 # %% ../../nbs/evaluation/02_examples.ipynb #16e70dc0
 import warnings
@@ -122,6 +122,19 @@ def chosen_subjects(dataset: Dataset, protocol: Protocol, limit: int = 0) -> lis
         raise dataset.missing()
     return people[: min(protocol.first_subjects or len(people), limit or len(people))]
 
+# %% ../../nbs/evaluation/02_examples.ipynb #2c41feb1
+def side_by_side(work: list, jobs: int, progress) -> list:  # of what the delayed calls give, in order
+    "Delayed calls in processes, progress told as they come."
+    from joblib import Parallel
+
+    parts = []
+    with warnings.catch_warnings():  # joblib renews a worker that has grown; nothing is lost
+        warnings.filterwarnings("ignore", message="A worker stopped")
+        for part in Parallel(n_jobs=min(jobs, len(work)), return_as="generator")(work):
+            parts.append(part)
+            progress(len(parts), len(work))
+    return parts
+
 
 def dataset_examples(
     dataset: Dataset,
@@ -133,36 +146,19 @@ def dataset_examples(
     transform=None,  # a model's view of a whole record, a module-level function; see `subject_examples`
 ) -> Examples:
     "All examples of a dataset under a protocol, its count checked."
-    from joblib import Parallel, delayed
+    from joblib import delayed
 
     people = chosen_subjects(dataset, protocol, limit)
-    asleep = (
-        dataset.info.study == "sleep"
-    )  # elsewhere there is no night to trim, and one class a subject is common
-    trim_min = protocol.trim_min if asleep else None
-    if hasattr(dataset, "load_all") and transform is None and not asleep:
-        progress(0, len(people))
-        ex = dataset.load_all(people)
-        progress(len(people), len(people))
-        return ex
-    how = (
-        fs,
-        trim_min,
-        bool(protocol.train_on) or not asleep,
-        transform,
-        protocol.window if asleep else "none",
-    )
-    work = (delayed(subject_examples)(dataset, s, *how) for s in people)
-    parts = []
     progress(0, len(people))
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="A worker stopped"
-        )  # joblib renews a worker that has grown; nothing is lost
-        for part in Parallel(n_jobs=min(jobs, len(people)), return_as="generator")(work):
-            parts.append(part)
-            progress(len(parts), len(people))
-    ex = concat(parts)
+    night = dataset.info.study == "sleep"  # elsewhere nothing is trimmed, and one class a subject is common
+    if hasattr(dataset, "load_all") and transform is None and not night:
+        ex = dataset.load_all(people)
+    else:
+        trim_min, window = (protocol.trim_min, protocol.window) if night else (None, "none")
+        how = (fs, trim_min, bool(protocol.train_on) or not night, transform, window)
+        ex = concat(
+            side_by_side([delayed(subject_examples)(dataset, s, *how) for s in people], jobs, progress)
+        )
     if not limit:
         protocol.check(dataset.name, len(ex), ex.meta["record"].nunique())
     return ex

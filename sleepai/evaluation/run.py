@@ -140,7 +140,7 @@ def dataset_for(name: str, study: str, folder: str | None, limit: int):
         )
     return ds
 
-
+# %% ../../nbs/evaluation/03_run.ipynb #0358b05b
 def models_for(ds, names: list, study: str) -> list:  # of `Model`
     "The models asked for; a default that cannot work on the dataset is left out."
     if ds.kind == "labels":
@@ -162,7 +162,7 @@ def models_for(ds, names: list, study: str) -> list:  # of `Model`
             raise InputError(f"{what}; choose from: {choice}.")
     return [m for m in (models.of(study, n) for n in names or studies[study].models) if m in usable]
 
-
+# %% ../../nbs/evaluation/03_run.ipynb #86311937
 def check_plan(cell: Cell):
     "A protocol that trains on another dataset needs signals and another dataset."
     where = f"protocol {cell.plan.name!r}"
@@ -213,7 +213,7 @@ def members(cell: Cell) -> list:  # of `Cell`
     ]
     return [replace(cell, model=m) for m in able]
 
-
+# %% ../../nbs/evaluation/03_run.ipynb #ac67e617
 def inputs(cell: Cell, data: dict) -> str:
     "One digest over all that predictions depend on."
     model, fs = cell.spec, features[cell.spec.features]
@@ -235,7 +235,7 @@ def inputs(cell: Cell, data: dict) -> str:
         code,
     )
 
-
+# %% ../../nbs/evaluation/03_run.ipynb #26f246aa
 def data_checksums(cell: Cell) -> dict:
     "sha256 of every record that goes in, training datasets included."
     found = {}
@@ -367,7 +367,7 @@ def title(cell: Cell) -> str:
         what = what[0].lower() + what[1:] + ("" if "simulated" in what.lower() else " (simulated)")
     return f"{studies[cell.study].title}: {m.title} on {what}{learned}"
 
-
+# %% ../../nbs/evaluation/03_run.ipynb #03b92bed
 def record(cell, pred, params, exclusions, notes, data, began, code) -> Run:
     "The record of a run that just ended; its digest of the predictions is filled in when they are written."
     info = cell.dataset.info

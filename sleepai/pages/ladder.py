@@ -80,7 +80,7 @@ def _upper(below, features="psg"):
 def _thirty(column):
     return column.endswith("__30s")
 
-
+# %% ../../nbs/pages/03_ladder.ipynb #47a6d61d
 LADDERS = {
     "sleep-edf-features": (
         Rung("forest-30s", "18 published features of the epoch itself", "", _forest("forest-30s"), _thirty),
@@ -137,7 +137,7 @@ def _trained(dataset, rung, plan, seed, jobs, progress):
     frame, _ = predict_folds(ex, folds, lambda: m.build(seed=seed, jobs=jobs), progress)
     return compact(frame), time.perf_counter() - began, ex.X.shape[1], ""
 
-
+# %% ../../nbs/pages/03_ladder.ipynb #d92fc987
 def climb(
     ladder: str,  # name of the dataset
     jobs: int = 1,

@@ -107,7 +107,7 @@ def matrix(
         )
     return pd.DataFrame(rows)
 
-
+# %% ../../nbs/pages/04_transfer.ipynb #98284061
 def matrix_figure(journeys: pd.DataFrame):  # of `matrix` -> figure
     "Kappa by school and test."
     trains, tests = journeys["train"].unique(), journeys["test"].unique()

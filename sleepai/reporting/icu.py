@@ -6,13 +6,13 @@
 __all__ = ['FALSE_ALARMS', 'positives', 'per_person', 'patient_days', 'alarm_costs', 'precision_recall', 'precision_figure',
            'risk_tenths', 'risk_figure', 'subgroup_table', 'show_alarms', 'show_risk', 'show_groups']
 
-# %% ../../nbs/reporting/22_icu.ipynb #dde72503
+# %% ../../nbs/reporting/22_icu.ipynb #36c33fc0
 import numpy as np
 import pandas as pd
 
 from ..core import Predictions
-from ..evaluation.agreement import AGE_BANDS, people_of
-from ..evaluation.metrics import auprc, auroc, positive_of, ranked, resamples
+from ..evaluation.agreement import groups_of, people_of
+from ..evaluation.metrics import auprc, auroc, interval, positive_of, ranked, resamples
 from ..registry import metrics, sections
 from .believe import with_brackets
 from .figures import INK, OTHER_COLOURS, PALE, new_figure
@@ -27,12 +27,6 @@ def positives(pred: Predictions) -> tuple:  # bool (n,) came true, float (n,) pr
     "Truth and risk of the class that is looked for."
     k = positive_of(pred)
     return pred.y_true == k, pred.proba[:, k]
-
-
-def _ends(v):
-    "95 % of the draws in which the value is defined."
-    v = v[np.isfinite(v)]
-    return tuple(np.percentile(v, (2.5, 97.5))) if len(v) else (np.nan, np.nan)
 
 
 def per_person(
@@ -65,7 +59,7 @@ def alarm_costs(
             value, drawn = of(sums.sum(0)), of(W @ sums)
         row = dict(threshold=float(threshold))
         for name, v, d in zip(("sensitivity", "precision", "alarms a day"), value, drawn, strict=True):
-            row |= dict(zip((name, f"{name} low", f"{name} high"), (float(v), *_ends(d)), strict=True))
+            row |= dict(zip((name, f"{name} low", f"{name} high"), (float(v), *interval(d)), strict=True))
         rows[f"{rate:.0%}"] = row
     t = pd.DataFrame(rows).T.rename_axis("false alarms")
     return t if np.isfinite(days) else t[[c for c in t if not c.startswith("alarms")]]
@@ -128,7 +122,7 @@ def risk_tenths(
         sums, W = per_person(pred, inside & y, inside)
         with np.errstate(all="ignore"):
             drawn = W @ sums
-            low, high = _ends(drawn[:, 0] / drawn[:, 1])
+            low, high = interval(drawn[:, 0] / drawn[:, 1])
         rows.append(
             dict(
                 predictions=int(inside.sum()),
@@ -151,23 +145,14 @@ def risk_figure(tenths: pd.DataFrame):  # -> figure
     ax.set(xlabel="mean risk of a tenth", ylabel="how often it came true", xlim=(0, top), ylim=(0, top))
     return fig
 
-# %% ../../nbs/reporting/22_icu.ipynb #b20c6e9e
-def _bands(people):  # name of a group -> its subjects
-    edges = (0, *AGE_BANDS, 200)
-    found = {"women": people.index[people["sex"] == "F"], "men": people.index[people["sex"] == "M"]}
-    for low, high in zip(edges, edges[1:], strict=False):
-        name = f"under {high}" if not low else f"{low} and over" if high == 200 else f"{low} to {high - 1}"
-        found[f"{name} years"] = people.index[(people["age"] >= low) & (people["age"] < high)]
-    return {k: v for k, v in found.items() if len(v)}
-
-
+# %% ../../nbs/reporting/22_icu.ipynb #9a4b5428
 def _auroc(
     part, n_boot=400
 ):  # value and its ends over people; fewer draws than the headline has, since every group needs its own
     names, who = np.unique(part.subjects, return_inverse=True)
     W = resamples(len(names), n_boot) if len(names) > 1 else np.zeros((0, len(names)), int)
     value, drawn, _ = ranked(metrics["auroc"], part, positive_of(part), who, W)
-    return value, *_ends(drawn)
+    return value, *interval(drawn)
 
 # %% ../../nbs/reporting/22_icu.ipynb #9a6c3f18
 def subgroup_table(
@@ -177,7 +162,7 @@ def subgroup_table(
     people, rows = people_of(pred.dataset, pred.frame["record"].unique()), {}
     if not len(people):
         return pd.DataFrame()
-    for name, members in {"everyone": np.unique(pred.subjects), **_bands(people)}.items():
+    for name, members in {"everyone": np.unique(pred.subjects), **groups_of(people)}.items():
         at = np.isin(pred.subjects, np.asarray(members, str))
         part = (
             Predictions(pred.study, pred.dataset, pred.model, pred.classes, pred.frame[at])

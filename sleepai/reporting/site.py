@@ -13,7 +13,7 @@ from itertools import groupby
 from ..provenance import Run
 from ..registry import metrics, studies
 
-# %% ../../nbs/reporting/02_site.ipynb #b26f7f56
+# %% ../../nbs/reporting/02_site.ipynb #2724c085
 STYLE = """
 :root{--ink:#1f2933;--soft:#5b6875;--line:#e3e8ed;--blue:#22609a;--pale:#f5f8fa;--warm:#fff4df}
 *{box-sizing:border-box}
@@ -25,7 +25,7 @@ header .name{font-weight:700;color:var(--ink)}
 a{color:var(--blue)} a.card,nav a{text-decoration:none} a:hover{text-decoration:underline}
 h1{font-size:1.7rem;line-height:1.25;margin:1.2rem 0 .6rem} h2{font-size:1.2rem;margin:2.2rem 0 .5rem;padding-top:.6rem;border-top:1px solid var(--line)}
 h3{font-size:1rem;margin:1.4rem 0 .3rem} p{max-width:46rem;margin:.4rem 0}
-.scroll,.figure{overflow-x:auto} .figure img{display:block;max-width:100%;height:auto;min-width:34rem}
+.scroll,.figure{overflow-x:auto} .figure img,.figure svg{display:block;max-width:100%;height:auto;min-width:34rem}
 table.table{border-collapse:collapse;font-size:.87rem;margin:.5rem 0;font-variant-numeric:tabular-nums}
 .table td,.table th{padding:.32rem .7rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:top;white-space:nowrap}
 .table thead th{border-bottom:2px solid #c5ced6;color:var(--soft);font-weight:600}
@@ -38,7 +38,7 @@ table.table{border-collapse:collapse;font-size:.87rem;margin:.5rem 0;font-varian
 .card div{padding:.6rem .9rem .8rem} .card b{font-size:1.05rem} .card .k{font-size:1.5rem;font-weight:700;font-variant-numeric:tabular-nums} .card small{color:var(--soft)}
 footer{color:var(--soft);font-size:.85rem;border-top:1px solid var(--line);margin-top:2.5rem}
 pre{overflow-x:auto;background:var(--pale);padding:.6rem .8rem;border-radius:.4rem;font-size:.85rem}
-@media (max-width:40rem){body{font-size:15px} h1{font-size:1.35rem} .table td,.table th{padding:.3rem .5rem} header nav,main,footer{padding:.7rem .9rem}}
+@media (max-width:40rem){body{font-size:15px} h1{font-size:1.35rem} .table td,.table th{padding:.3rem .5rem} header nav,main,footer{padding:.7rem .9rem} .table tbody:first-child td{min-width:9rem} .table tbody:first-child th{white-space:normal}}
 @media print{header,footer{display:none} h2{break-after:avoid} img,table{break-inside:avoid}}
 """
 

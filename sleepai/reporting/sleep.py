@@ -6,14 +6,13 @@
 __all__ = ['hypnograms', 'fractions', 'statistics']
 
 # %% ../../nbs/reporting/08_sleep.ipynb #38b1702d
-from .sections import Section
-
 from ..core import Predictions
 from ..evaluation.agreement import bland_altman, sleep_statistics
 from ..provenance import Run
 from ..registry import sections
 from .believe import bland_altman_figure, limits_table
 from .figures import fractions_figure, hypnogram_figure, stage_fractions, typical_records
+from .sections import Section
 from .tables import Table
 
 # %% ../../nbs/reporting/08_sleep.ipynb #429b7310

@@ -142,7 +142,7 @@ def headline(scores: Scores) -> pd.DataFrame:
         .rename(columns=dict(value="pooled", low="95 % low", high="95 % high"))
     )
 
-
+# %% ../../nbs/reporting/01_tables.ipynb #0a4af089
 def per_class(scores: Scores, run: Run) -> pd.DataFrame:
     "F1, sensitivity and positive predictive value of every class, with intervals and number of examples."
     pooled, n = scores.pooled(), np.sum(run.confusion, axis=1)
@@ -219,7 +219,7 @@ def primary_of(study: str) -> str:
     "The metric that ranks a study's models."
     return studies[study].primary
 
-
+# %% ../../nbs/reporting/01_tables.ipynb #90d6280d
 def side_by_side(cells: list) -> pd.DataFrame:  # of (Run, Predictions)
     "One row a finished cell, best first within a dataset by the study's primary metric."
     first = primary_of(cells[0][0].study)
@@ -241,7 +241,7 @@ def side_by_side(cells: list) -> pd.DataFrame:  # of (Run, Predictions)
         pd.DataFrame(rows).sort_values(["dataset", named[first]], ascending=[True, up]).set_index("dataset")
     )
 
-
+# %% ../../nbs/reporting/01_tables.ipynb #53859f53
 def goals_table(
     cells: list,  # of (Run, Predictions) of one study
 ) -> (

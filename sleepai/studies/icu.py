@@ -10,7 +10,7 @@ from ..core import Study
 from ..evaluation.goals import Goal
 from ..registry import goals, studies
 
-# %% ../../nbs/studies/03_icu.ipynb #092a3a09
+# %% ../../nbs/studies/03_icu.ipynb #a6e83f79
 studies.add(
     Study(
         name="icu",
@@ -20,7 +20,7 @@ studies.add(
         primary="auroc",
         protocol="5-fold",
         datasets=("simulated-icu",),
-        models=("constant", "logistic", "boosted", "lstm", "bilstm", "gru", "two-branch"),
+        models=("constant", "logistic", "boosted", "lstm", "bilstm", "gru", "two-branch", "ensemble"),
         positive="died",
         sections=("icu alarms", "icu risk", "icu groups"),
         note="For research; not a medical device. Onset of stroke is not evaluated: open data hold too few cases to say anything.",

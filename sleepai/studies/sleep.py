@@ -6,9 +6,8 @@
 __all__ = []
 
 # %% ../../nbs/studies/00_sleep.ipynb #4ab717a2
-from ..evaluation.goals import Goal
-
 from ..core import STAGES, Study
+from ..evaluation.goals import Goal
 from ..registry import goals, studies
 
 # %% ../../nbs/studies/00_sleep.ipynb #dc631b90
