@@ -63,9 +63,10 @@ _CODE = code_digest("sleepai.datasets.simulated_mammography")[:16] if __name__ !
 
 
 def finding_of(person: int, breast: int) -> str:
-    "Every third person has a lesion in one breast, half of them malignant."
-    ill = person % 3 == 0 and breast == (person // 3) % 2
-    return _FINDINGS[1 + (person // 6) % 2] if ill else "normal"
+    "Thirty people drawn by lot have a lesion in one breast, half of them malignant."
+    ill = np.random.default_rng(20).permutation(PEOPLE)[:30].tolist()
+    at = ill.index(person) if person in ill else -1
+    return _FINDINGS[1 + at // 2 % 2] if at >= 0 and breast == at % 2 else "normal"
 
 
 def kept_film(person: int, breast: int) -> Film:  # breast: 0 right, 1 left
