@@ -120,7 +120,7 @@ class ImageDataset(ImageFiles):
         t = t[t["subject"].astype(str).isin(set(map(str, subjects)))].reset_index(drop=True)
         y = t["label"].map({c: k for k, c in enumerate(self.classes)}).to_numpy(int)
         meta = t[["subject", "record", *(["split"] if "split" in t else [])]].assign(index=0)
-        why = seen.loc[seen["fault"] != "", "fault"].str.partition(":")[0].value_counts()
+        why = pd.Series([f.partition(":")[0] for f in seen["fault"] if f], dtype=object).value_counts()
         gone = {f"file not usable: {k}": int(n) for k, n in why.items()}
         return Examples(t[["file"]].rename(columns=dict(file="image")), y, self.classes, meta, gone)
 

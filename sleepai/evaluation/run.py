@@ -267,6 +267,8 @@ def cell_examples(cell: Cell, jobs: int, progress) -> tuple:  # Examples, folds
     ex = dataset_examples(cell.dataset, fs, cell.plan, cell.limit, jobs, **tell)
     if cell.plan.official:
         return ex, official_fold(ex.meta, cell.dataset.name)
+    if hasattr(cell.plan, "folds"):  # a protocol that makes its own
+        return ex, cell.plan.folds(ex, cell.seed)
     if not cell.plan.train_on:
         return ex, make_folds(ex.subjects, cell.plan.n_folds, cell.seed)
     source = datasets[cell.plan.train_on]

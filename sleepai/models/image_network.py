@@ -4,9 +4,12 @@
 
 # %% auto #0
 __all__ = ['operating_point', 'shifted', 'ImageOptions', 'small_network', 'attention_pooled', 'gpus', 'precision', 'trainable',
-           'logged', 'after_epoch', 'train_images', 'ImageNetwork', 'grad_cam', 'PixelColumns']
+           'logged', 'after_epoch', 'train_images', 'ImageNetwork', 'network_folder', 'keep_network', 'trained',
+           'grad_cam', 'PixelColumns']
 
-# %% ../../nbs/models/50_image_network.ipynb #7a6f8696
+# %% ../../nbs/models/50_image_network.ipynb #963fe2aa
+import json
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +19,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 
 from ..core import InputError
-from ..data import data_root, digest
+from ..data import atomic, code_digest, data_root, digest
 from sleepai.models.neural import (
     Neural,
     arrays,
@@ -24,6 +27,7 @@ from sleepai.models.neural import (
     class_weights,
     fit_temperature,
     held_out,
+    load,
     log_loss,
     logits_of,
     make_loss,
@@ -32,6 +36,7 @@ from sleepai.models.neural import (
     quiet_keras,
     read_state,
     restore,
+    save,
     softmax,
     stalled,
     started,
@@ -248,17 +253,21 @@ class ImageNetwork(ImageOptions):
         x = keras.layers.Dropout(self.dropout)(self._body(inputs))
         return keras.Model(inputs, keras.layers.Dense(n_classes, dtype="float32", name="logits")(x))
 
-    def fit(self, X, y, meta=None, progress=None, checkpoint=None):
+    def _prepared(self, X, y, meta, progress):  # codes, places, pixels, digest of all that goes in
         self.classes_, codes = np.unique(np.asarray(y), return_inverse=True)
         if len(self.classes_) < 2:
             raise InputError(
                 f"y: all {len(codes)} images to learn from are of one class; add images of the other."
             )
-        self.learned_, meta, done = {}, places(meta, len(codes)).assign(code=codes), []
+        self.learned_, meta = {}, places(meta, len(codes)).assign(code=codes)
         self.reading_ = (lambda d, n: progress("reading images", d, n)) if progress else None
-        data = self._read(X, meta, fitting=True)
-        self.reading_ = None
-        key = digest(type(self).__name__, sorted(self.get_params().items()), codes, data)
+        data, self.reading_ = self._read(X, meta, fitting=True), None
+        who, options = "\n".join(meta["subject"].astype(str)), sorted(self.get_params().items())
+        code = code_digest(type(self).__module__, "sleepai.models.image_network", "sleepai.models.neural")
+        return codes, meta, data, digest(type(self).__name__, options, who, codes, data, code)
+
+    def fit(self, X, y, meta=None, progress=None, checkpoint=None):
+        (codes, meta, data, key), done = self._prepared(X, y, meta, progress), []
         rows = ~held_out(meta["subject"], self.validation, 0, self.seed)
         self.network_ = trainable(self, len(self.classes_), self.epochs * -(-int(rows.sum()) // self.batch))
         optimizer = arrays(self.network_.optimizer.variables)
@@ -268,7 +277,10 @@ class ImageNetwork(ImageOptions):
             file = Path(checkpoint) / f"network-{m}.npz" if checkpoint else None
             how = (data, codes, meta, teller(progress, self, m), file, key)
             done.append(train_images(self, self.network_, m, *how))
-        return self._settled(done)
+        self._settled(done)
+        if checkpoint:
+            keep_network(self, key)
+        return self
 
     def _settled(self, done):
         "What is kept of the training: weights, history, temperature, threshold."
@@ -297,6 +309,39 @@ class ImageNetwork(ImageOptions):
     def predict_proba(self, X, meta=None):
         p, threshold = super().predict_proba(X, meta), float(self.learned_["threshold"])
         return shifted(p, threshold) if threshold != 0.5 else p
+
+# %% ../../nbs/models/50_image_network.ipynb #a3160184
+def network_folder(key: str) -> Path:
+    "Where a trained network is kept."
+    return data_root() / "cache" / "networks" / key[:24]
+
+
+def keep_network(model: ImageNetwork, key: str, most: int = 12):
+    "Keep a fitted network, and of all of them the newest."
+    save(model, network_folder(key))
+    with atomic(network_folder(key) / "told.json") as part:
+        part.write_text(json.dumps(model.best_params_))
+    kept = network_folder(key).parent.glob("*/told.json")
+    for old in sorted(kept, key=lambda p: p.stat().st_mtime_ns)[:-most]:
+        shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def trained(
+    model: ImageNetwork,  # with its settings, not fitted
+    X,
+    y: np.ndarray,
+    meta: pd.DataFrame,
+    progress=None,
+) -> ImageNetwork:
+    "The network fitted on these images, from the cache where a run has left it."
+    key = model._prepared(X, y, meta, progress)[-1]
+    folder = network_folder(key)
+    if not (folder / "told.json").exists():
+        return model.fit(X, y, meta, progress, checkpoint=folder)
+    kept = load(type(model), folder)
+    kept.best_params_ = json.loads((folder / "told.json").read_text())
+    kept.threshold_ = float(kept.learned_["threshold"])
+    return kept
 
 # %% ../../nbs/models/50_image_network.ipynb #4c481ab5
 def grad_cam(
