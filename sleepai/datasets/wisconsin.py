@@ -3,7 +3,9 @@
 # %% auto #0
 __all__ = ['column_name', 'cell_table', 'Wisconsin']
 
-# %% ../../nbs/datasets/48_wisconsin.ipynb #2c92e999
+# %% ../../nbs/datasets/48_wisconsin.ipynb #3b3bc8a9
+import functools
+
 import numpy as np
 import pandas as pd
 
@@ -24,6 +26,7 @@ def column_name(name: str) -> str:  # scikit-learn's, e.g. 'worst concave points
     return f"nucleus__{what}__{_WHAT[which]}"
 
 
+@functools.cache
 def cell_table() -> tuple:  # X (569, 30) float32, malignant (569,) 0 or 1
     "The table of scikit-learn, whose own code for malignant is 0."
     from sklearn.datasets import load_breast_cancer
