@@ -294,7 +294,7 @@ class Pieces(WholeFilms):
     "Examples are the pieces of a grid over every film whose lesions are located; a record is a film."
 
     classes = ("normal", "lesion")
-    models = ("constant", "control", "linear", "boosted", "patch-cnn")
+    models = ("constant", "control", "linear", "boosted", "boosted-placed", "patch-cnn")
     codes = dict(normal=0, benign=1, malignant=1)
     grid = Grid()
 

@@ -8,7 +8,7 @@ from ..core import Study
 from ..evaluation.goals import Goal
 from ..registry import goals, studies
 
-# %% ../../nbs/studies/05_mammography.ipynb #34ad4fc2
+# %% ../../nbs/studies/05_mammography.ipynb #1979cd28
 DISCLAIMER = (
     "**For research and education. Not a medical device and not a diagnosis: nothing here may be used to decide about the care of "
     "any person. Whoever has found a lump or has a question about a mammogram should see a doctor.**"
@@ -23,7 +23,7 @@ studies.add(
         primary="auroc",
         protocol="5-fold",
         datasets=("simulated-mammography",),
-        models=("constant", "control", "linear", "boosted", "cnn", "patch-cnn"),
+        models=("constant", "control", "linear", "boosted", "boosted-placed", "cnn", "patch-cnn"),
         positive="lesion",
         sections=("mammography curves", "mammography levels"),
         note=DISCLAIMER,
