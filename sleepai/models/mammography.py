@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['LONGEST', 'grey_image', 'measured', 'place_and_brightness', 'measured_in_place', 'drawn_rows', 'at_shares', 'Members',
-           'save', 'load', 'ThreeBlocks', 'linear', 'boosted', 'control', 'cnn', 'patch_cnn']
+           'save', 'load', 'shifted_in_training', 'ThreeBlocks', 'linear', 'boosted', 'control', 'cnn', 'patch_cnn']
 
 # %% ../../nbs/models/55_mammography.ipynb #20d4a331
 import json
@@ -213,6 +213,16 @@ def load(
     model.members_ = [trees.load(Path(folder) / f"trees-{k}") for k in range(len(model.seen_))]
     return model
 
+# %% ../../nbs/models/55_mammography.ipynb #c445a2f1
+def shifted_in_training(z, shift: np.ndarray):  # logits (n, K); shift (K,)
+    "Logits plus a constant while the network is trained, and as they are when it is asked."
+
+    class Shifted(quiet_keras().layers.Layer):
+        def call(self, z, training=False):
+            return z + shift.astype("float32") if training else z
+
+    return Shifted(dtype="float32", name="shifted")(z)
+
 # %% ../../nbs/models/55_mammography.ipynb #65767d9b
 @dataclass(eq=False, repr=False)
 class ThreeBlocks(ImageNetwork):
@@ -240,6 +250,16 @@ class ThreeBlocks(ImageNetwork):
             for r in of
         ]
         return rng.permutation(np.concatenate(drawn))
+
+    def _prepared(self, X, y, meta, progress):
+        found = super()._prepared(X, y, meta, progress)
+        share = np.bincount(found[0]) / len(found[0])
+        self.learned_["shift"] = np.log(1 / len(share) / share) if self.n_a_class else np.zeros(len(share))
+        return found
+
+    def _network(self, n_classes):
+        keras, plain = quiet_keras(), super()._network(n_classes)
+        return keras.Model(plain.input, shifted_in_training(plain.output, self.learned_["shift"]))
 
     def _body(self, inputs):
         layers = quiet_keras().layers
@@ -291,7 +311,7 @@ def patch_cnn(
     "Three blocks on pieces."
     return ThreeBlocks(size=48, width=16, n_a_class=600, class_weight=None, epochs=20, seed=seed)
 
-# %% ../../nbs/models/55_mammography.ipynb #69ee2735
+# %% ../../nbs/models/55_mammography.ipynb #df805a19
 _USES = (
     "sleepai.features.texture",
     "sleepai.models.imbalance",
@@ -317,6 +337,17 @@ for made, title, note, more in (
     (boosted, "boosted trees on measurements", _SEES, dict(transform=measured)),
 ):
     models.add(Model(made.__name__, title, made, study="mammography", note=note, uses=_USES, **more))
+models.add(
+    Model(
+        "boosted-placed",
+        "boosted trees on measurements and place",
+        boosted,
+        study="mammography",
+        note="As `boosted`, and knows where in the breast a piece lies.",
+        uses=_USES,
+        transform=measured_in_place,
+    )
+)
 models.add(
     Model("cnn", "three-block convolutional network", cnn, study="mammography", note=_POINT, uses=_NETS)
 )
