@@ -421,9 +421,8 @@ def predict(
 ):
     "What a trained network says of every image of a folder, as a table. For research; not a diagnosis."
     with told(), bars() as progress:
-        from sleepai.evaluation.folder import finished_network, predict_folder
-
         from sleepai.data import atomic
+        from sleepai.evaluation.folder import finished_network, predict_folder
 
         network, classes = finished_network(study, dataset, model, seed, progress)
         table = predict_folder(network, classes, folder, lambda d, n: progress("looking at files", d, n))

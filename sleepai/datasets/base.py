@@ -84,6 +84,7 @@ class Dataset(Content):
     info: DatasetInfo = None
     classes: tuple = STAGES
     uses: tuple = ()  # further modules of `sleepai` whose code what it gives depends on
+    models: tuple = ()  # names of the models that can read it; empty = all its study has
     kind: str = (
         "signals"  # 'signals': `read` gives recordings; 'features', 'labels': `load` gives Examples, scorings
     )

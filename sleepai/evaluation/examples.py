@@ -8,6 +8,7 @@ __all__ = ['reading_code', 'night_table', 'select', 'subject_nights', 'transform
 
 # %% ../../nbs/evaluation/02_examples.ipynb #16e70dc0
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -159,6 +160,8 @@ def dataset_examples(
         ex = concat(
             side_by_side([delayed(subject_examples)(dataset, s, *how) for s in people], jobs, progress)
         )
+        if hasattr(dataset, "load_all") and not night:
+            ex = replace(ex, exclusions=dataset.load_all(people).exclusions)
     if not limit:
         protocol.check(dataset.name, len(ex), ex.meta["record"].nunique())
     return ex

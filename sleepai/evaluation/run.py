@@ -148,14 +148,19 @@ def models_for(ds, names: list, study: str) -> list:  # of `Model`
             f"dataset {ds.name!r} holds scorings without signals, so no model can run on it; its scorers are compared by "
             f"`sleepai run {study} --page human-ceiling`."
         )
-    usable = [m for m in models if m.study in ("", study) and (ds.kind == "signals" or m.needs == "features")]
+    readable = [m for m in models if not ds.models or m.name in ds.models]
+    usable = [
+        m for m in readable if m.study in ("", study) and (ds.kind == "signals" or m.needs == "features")
+    ]
     if list(names) == ["all"]:
         return usable
     for m in (models.of(study, n) for n in names):
         if m not in usable:
             choice = ", ".join(u.name for u in usable)
             what = f"model {m.name!r} " + (
-                f"needs signals, and dataset {ds.name!r} publishes features only"
+                f"cannot read what dataset {ds.name!r} holds"
+                if m.study in ("", study) and m.needs == "features"
+                else f"needs signals, and dataset {ds.name!r} publishes features only"
                 if m.study in ("", study)
                 else f"belongs to the study {m.study!r}, and dataset {ds.name!r} to {study!r}"
             )

@@ -98,7 +98,7 @@ class ImageOptions(Neural):
     plateau: int = 0  # epochs without improvement that halve the rate; 0 = a cosine instead
     operating: str | float | None = None  # see `operating_point`; of two classes only
     mixed: bool | None = None  # 16-bit arithmetic; None = where there is a GPU
-    logs: str = ""  # folder of TensorBoard logs; '' = none
+    logs: str = ""  # folder of TensorBoard logs, below data/cache/tensorboard unless absolute; '' = none
     dropout: float = 0.3
     width: int = 16  # filters of the first block
     blocks: int = 4  # each halves the side and doubles the filters, up to 128
@@ -197,13 +197,11 @@ def logged(folder: str, member: int, history: list):
         return
     import tensorflow as tf
 
-    kind = tf.compat.v1.SummaryMetadata()
-    kind.plugin_data.plugin_name = "scalars"
-    writer = tf.summary.create_file_writer(str(Path(folder) / f"network-{member}"))
-    with writer.as_default(len(history)):
+    kept, Summary = data_root() / "cache" / "tensorboard" / folder / f"network-{member}", tf.compat.v1.Summary
+    with tf.summary.create_file_writer(str(kept)).as_default(len(history)):
         for name, value in zip(("loss in training", "loss of held-out patients"), history[-1], strict=True):
-            tf.summary.write(name, tf.constant(value, tf.float32), metadata=kind)
-    writer.close()
+            one = Summary(value=[Summary.Value(tag=name, simple_value=float(value))])  # needs no tensorboard
+            tf.summary.experimental.write_raw_pb(one.SerializeToString(), step=len(history))
 
 
 def after_epoch(family: ImageOptions, network, history: list):
@@ -235,7 +233,7 @@ def train_images(family, network, member, data, codes, meta, tell, file, key):
             if not len(held) or history[-1][1] == min(h for _, h in history):
                 best = network.get_weights()
         after_epoch(family, network, history)
-        logged(family.logs, member, history)
+        logged(family.logs and f"{family.logs}/{key[:8]}", member, history)
         if file:
             write_state(file, key, state=state_of(network), history=[np.array(h) for h in history], best=best)
     network.set_weights(best)
