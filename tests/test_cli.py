@@ -327,7 +327,7 @@ def test_audit_passes_an_honest_run_and_catches_a_shared_subject(again):
     assert "nothing found" in again("audit", "-m", "constant", "-m", "forest", check=0).stdout
     record = again.reports / "sleep" / "simulated" / "forest" / "run.json"
     run = json.loads(record.read_text())
-    run["folds"][0]["train_subjects"] += run["folds"][0]["test_subjects"]
+    run["folds"][0]["train_subjects"] = run["folds"][1]["test_subjects"] + run["folds"][0]["test_subjects"]
     record.write_text(json.dumps(run))
     done = again("audit", "-m", "constant", check=1)
     assert run["folds"][0]["test_subjects"][0] in done.stdout and "forest" in done.stdout
