@@ -78,7 +78,7 @@ _ABOUT = dict(
 )
 _NOTE = (
     "Children of one to five years from one hospital. The published validation set of 16 images is trained on; models carve a validation set out of the training patients. Patients are told by file names, "
-    "counted for bacteria and viruses apart. Only pixels are used: size and compression of the original files give the label away."
+    "counted for bacteria and viruses apart. Only pixels are used: size and compression of the original files give the label away. Copies of 224 by 224 pixels were stretched to squares by whoever made them, so that the original shape still shows in them."
 )
 
 

@@ -101,12 +101,13 @@ def to_int8(
 
 def pruned(
     weights: list,  # arrays, as `get_weights` gives
-    share: float,  # of the weights of each kernel
+    share: float,  # of the weights of each large kernel
+    small: int = 10_000,  # kernels of fewer weights are spared: cutting them saves little and costs much
 ) -> list:
-    "The smallest weights of every kernel set to zero."
+    "The smallest weights of every large kernel set to zero."
     out = []
     for w in weights:
-        if w.ndim > 1:
+        if w.ndim > 1 and w.size >= small:
             w = np.where(np.abs(w) < np.quantile(np.abs(w), share), 0, w).astype(w.dtype)
         out.append(w)
     return out
