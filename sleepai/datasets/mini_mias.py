@@ -88,7 +88,7 @@ def _info(question, note):
         citation="Suckling et al., The Mammographic Image Analysis Society digital mammogram database, Excerpta Medica 1994;1069:375-378",
         archives=("mini_mias.zip", "all-mias.tar.gz"),
         study="mammography",
-        protocol="5-fold",
+        protocol="5-fold-even",
         note=f"{note} Split by person: both breasts are on one side. Tags, film edges and the pectoral muscle were removed.",
     )
 

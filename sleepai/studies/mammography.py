@@ -8,7 +8,7 @@ from ..core import Study
 from ..evaluation.goals import Goal
 from ..registry import goals, studies
 
-# %% ../../nbs/studies/05_mammography.ipynb #1979cd28
+# %% ../../nbs/studies/05_mammography.ipynb #defe7f45
 DISCLAIMER = (
     "**For research and education. Not a medical device and not a diagnosis: nothing here may be used to decide about the care of "
     "any person. Whoever has found a lump or has a question about a mammogram should see a doctor.**"
@@ -21,7 +21,7 @@ studies.add(
         unit="image",
         classes=("normal", "lesion"),
         primary="auroc",
-        protocol="5-fold",
+        protocol="5-fold-even",
         datasets=("simulated-mammography",),
         models=("constant", "control", "linear", "boosted", "boosted-placed", "cnn", "patch-cnn"),
         positive="lesion",
