@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'KINDS', 'StudyArg', 'Datasets', 'Models', 'ProtocolName', 'Folder', 'Limit', 'Jobs', 'Seed', 'Fresh',
            'PageNames', 'NoReport', 'told', 'console', 'bars', 'say', 'list_', 'option', 'run', 'report', 'verify_',
-           'audit', 'fetch', 'readme', 'sync']
+           'audit', 'fetch', 'predict', 'readme', 'sync']
 
 # %% ../nbs/cli.ipynb #dfa404e9
 import contextlib
@@ -406,6 +406,31 @@ def fetch(
             say(
                 f"[bold]{ds.name}[/]: {len(came)} files came, {len(ds.subjects())} subjects in {shown(ds.folder)}"
             )
+
+# %% ../nbs/cli.ipynb #a91c03d2
+@app.command()
+def predict(
+    folder: Annotated[str, typer.Argument(help="folder of images, searched with all folders in it")],
+    study: Annotated[str, typer.Option(help="a study of images")] = "xray",
+    dataset: Annotated[
+        str, typer.Option("--dataset", "-d", help="what the network learned from")
+    ] = "chest-xray",
+    model: Annotated[str, typer.Option("--model", "-m", help="a network of images")] = "efficientnet-lite0",
+    to: Annotated[str, typer.Option(help="the table to write")] = "predictions.csv",
+    seed: Annotated[int, typer.Option(help="of the run")] = 0,
+):
+    "What a trained network says of every image of a folder, as a table. For research; not a diagnosis."
+    with told(), bars() as progress:
+        from sleepai.evaluation.folder import finished_network, predict_folder
+
+        from sleepai.data import atomic
+
+        network, classes = finished_network(study, dataset, model, seed, progress)
+        table = predict_folder(network, classes, folder, lambda d, n: progress("looking at files", d, n))
+        with atomic(to) as part:
+            table.to_csv(part, index=False)
+        bad = int((table["fault"] != "").sum())
+        say(f"{len(table) - bad} images in {to}" + (f", {bad} files could not be read" if bad else ""))
 
 # %% ../nbs/cli.ipynb #e7e429fc
 def readme() -> str:

@@ -48,7 +48,7 @@ def read_npz(
             raise InputError(f"{shown(path)}: {split}_labels must be 0 or 1, found {y.min()} to {y.max()}.")
     return parts
 
-
+# %% ../../nbs/datasets/42_image_npz.ipynb #562185c1
 def written_out(parts: dict, folder: Path) -> list:  # of (file, record, label, split)
     "The images as PNG files, those in place left as they are."
     from PIL import Image

@@ -70,7 +70,7 @@ def simulated_listing(
             rows.append((f"SIMX{k + 1:03d}-{shot + 1}", f"SIMX{k + 1:03d}", label, split, (seed, k, shot)))
     return rows
 
-
+# %% ../../nbs/datasets/40_simulated_xray.ipynb #b685297e
 class SimulatedXray(ImageDataset):
     "Normal against pneumonia, simulated."
 

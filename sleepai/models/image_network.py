@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['operating_point', 'shifted', 'ImageOptions', 'small_network', 'attention_pooled', 'gpus', 'precision', 'trainable',
-           'logged', 'after_epoch', 'train_images', 'ImageNetwork', 'network_folder', 'keep_network', 'trained',
-           'grad_cam', 'PixelColumns']
+           'logged', 'after_epoch', 'train_images', 'ImageTraining', 'ImageNetwork', 'network_folder', 'keep_network',
+           'trained', 'grad_cam', 'PixelColumns']
 
 # %% ../../nbs/models/50_image_network.ipynb #963fe2aa
 import json
@@ -192,16 +192,20 @@ def trainable(
 
 # %% ../../nbs/models/50_image_network.ipynb #9d0101dd
 def logged(folder: str, member: int, history: list):
-    "The last epoch for TensorBoard."
+    "The last epoch for TensorBoard, which need not be installed to write it."
     if not folder:
         return
     import tensorflow as tf
 
-    kept, Summary = data_root() / "cache" / "tensorboard" / folder / f"network-{member}", tf.compat.v1.Summary
-    with tf.summary.create_file_writer(str(kept)).as_default(len(history)):
+    kind = tf.compat.v1.SummaryMetadata()
+    kind.plugin_data.plugin_name = "scalars"
+    writer = tf.summary.create_file_writer(
+        str(data_root() / "cache" / "tensorboard" / folder / f"network-{member}")
+    )
+    with writer.as_default(len(history)):
         for name, value in zip(("loss in training", "loss of held-out patients"), history[-1], strict=True):
-            one = Summary(value=[Summary.Value(tag=name, simple_value=float(value))])  # needs no tensorboard
-            tf.summary.experimental.write_raw_pb(one.SerializeToString(), step=len(history))
+            tf.summary.write(name, tf.constant(value, tf.float32), metadata=kind)
+    writer.close()
 
 
 def after_epoch(family: ImageOptions, network, history: list):
@@ -239,19 +243,9 @@ def train_images(family, network, member, data, codes, meta, tell, file, key):
     network.set_weights(best)
     return best, history, (logits_of(family, network, data, meta, held), codes[held]) if len(held) else None
 
-# %% ../../nbs/models/50_image_network.ipynb #c89d92cd
-class ImageNetwork(ImageOptions):
-    "A convolutional network of images as a classifier; a subclass gives another `_body`."
-
-    def _body(self, inputs):  # (n, size, size, channels) in 0..255 -> (n, features), by way of a layer 'map'
-        layers, x = quiet_keras().layers, small_network(inputs, self.width, self.blocks)
-        return layers.Concatenate()([layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)])
-
-    def _network(self, n_classes):
-        keras = quiet_keras()
-        inputs = keras.Input((self.size, self.size, 3 if self.colour else 1))
-        x = keras.layers.Dropout(self.dropout)(self._body(inputs))
-        return keras.Model(inputs, keras.layers.Dense(n_classes, dtype="float32", name="logits")(x))
+# %% ../../nbs/models/50_image_network.ipynb #7f8a7e84
+class ImageTraining(ImageOptions):
+    "What goes into a training and what is kept of it."
 
     def _prepared(self, X, y, meta, progress):  # codes, places, pixels, digest of all that goes in
         self.classes_, codes = np.unique(np.asarray(y), return_inverse=True)
@@ -265,22 +259,6 @@ class ImageNetwork(ImageOptions):
         who, options = "\n".join(meta["subject"].astype(str)), sorted(self.get_params().items())
         code = code_digest(type(self).__module__, "sleepai.models.image_network", "sleepai.models.neural")
         return codes, meta, data, digest(type(self).__name__, options, who, codes, data, code)
-
-    def fit(self, X, y, meta=None, progress=None, checkpoint=None):
-        (codes, meta, data, key), done = self._prepared(X, y, meta, progress), []
-        rows = ~held_out(meta["subject"], self.validation, 0, self.seed)
-        self.network_ = trainable(self, len(self.classes_), self.epochs * -(-int(rows.sum()) // self.batch))
-        optimizer = arrays(self.network_.optimizer.variables)
-        for m in range(self.n_members):
-            with precision(self.mixed):
-                started(self, self.network_, optimizer, m)
-            file = Path(checkpoint) / f"network-{m}.npz" if checkpoint else None
-            how = (data, codes, meta, teller(progress, self, m), file, key)
-            done.append(train_images(self, self.network_, m, *how))
-        self._settled(done)
-        if checkpoint:
-            keep_network(self, key)
-        return self
 
     def _settled(self, done):
         "What is kept of the training: weights, history, temperature, threshold."
@@ -305,6 +283,36 @@ class ImageNetwork(ImageOptions):
 
     def _told(self):  # what else a report says of the fitted network
         return {}
+
+# %% ../../nbs/models/50_image_network.ipynb #c89d92cd
+class ImageNetwork(ImageTraining):
+    "A convolutional network of images as a classifier; a subclass gives another `_body`."
+
+    def _body(self, inputs):  # (n, size, size, channels) in 0..255 -> (n, features), by way of a layer 'map'
+        layers, x = quiet_keras().layers, small_network(inputs, self.width, self.blocks)
+        return layers.Concatenate()([layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)])
+
+    def _network(self, n_classes):
+        keras = quiet_keras()
+        inputs = keras.Input((self.size, self.size, 3 if self.colour else 1))
+        x = keras.layers.Dropout(self.dropout)(self._body(inputs))
+        return keras.Model(inputs, keras.layers.Dense(n_classes, dtype="float32", name="logits")(x))
+
+    def fit(self, X, y, meta=None, progress=None, checkpoint=None):
+        (codes, meta, data, key), done = self._prepared(X, y, meta, progress), []
+        rows = ~held_out(meta["subject"], self.validation, 0, self.seed)
+        self.network_ = trainable(self, len(self.classes_), self.epochs * -(-int(rows.sum()) // self.batch))
+        optimizer = arrays(self.network_.optimizer.variables)
+        for m in range(self.n_members):
+            with precision(self.mixed):
+                started(self, self.network_, optimizer, m)
+            file = Path(checkpoint) / f"network-{m}.npz" if checkpoint else None
+            how = (data, codes, meta, teller(progress, self, m), file, key)
+            done.append(train_images(self, self.network_, m, *how))
+        self._settled(done)
+        if checkpoint:
+            keep_network(self, key)
+        return self
 
     def predict_proba(self, X, meta=None):
         p, threshold = super().predict_proba(X, meta), float(self.learned_["threshold"])

@@ -45,7 +45,7 @@ class _Tensors(pickle.Unpickler):
         _, kind, key, _, n, *_ = told
         return key, kind, n
 
-
+# %% ../../nbs/models/52_pretrained.ipynb #1ac4be85
 def read_tensors(
     raw: bytes,  # what PyTorch wrote before version 1.6
 ) -> dict:  # name -> array

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from .pretrained import lite0, lite0_tensors, put_weights
 
 from ..core import InputError
 from .base import Model
 from .image_network import ImageNetwork, PixelColumns, attention_pooled
 from .linear import TunedLinear
 from .neural import quiet_keras
+from .pretrained import lite0, lite0_tensors, put_weights
 from ..registry import models
 
 # %% ../../nbs/models/51_xray.ipynb #1652f16a
@@ -124,6 +124,8 @@ def efficientnet_b0(seed: int = 0, jobs: int = 1):
 _IMAGES = ("sleepai.preprocessing.images", "sleepai.preprocessing.augmentation")
 _NETWORK = ("sleepai.models.image_network", "sleepai.models.neural", *_IMAGES)
 _POINT = "Yes from the probability on at which 95 % of the sick among held-out training patients were found; that point is put at 0.5."
+
+# %% ../../nbs/models/51_xray.ipynb #cdaa3d13
 for made in (
     Model(
         "linear",

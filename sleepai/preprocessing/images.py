@@ -131,7 +131,7 @@ def read_image(
         ) from None
     return np.asarray(padded).reshape(size, size, -1)
 
-
+# %% ../../nbs/preprocessing/30_images.ipynb #7a2d4f34
 def _too_large(file):
     "The fault of an image that claims more pixels than are decoded; '' for any other."
     import warnings

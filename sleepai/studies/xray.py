@@ -10,7 +10,7 @@ from ..core import Study
 from ..evaluation.goals import Goal
 from ..registry import goals, studies
 
-# %% ../../nbs/studies/04_xray.ipynb #503c1caa
+# %% ../../nbs/studies/04_xray.ipynb #f6e05539
 studies.add(
     Study(
         name="xray",
@@ -22,7 +22,7 @@ studies.add(
         datasets=("simulated-xray",),
         models=("constant", "linear", "cnn", "efficientnet-lite0"),
         positive="pneumonia",
-        sections=("xray operating point", "xray errors", "xray training"),
+        sections=("xray operating point", "xray calibration", "xray errors", "xray training"),
         note="For research and education; not a diagnosis. The images are of children of one hospital.",
     )
 )
