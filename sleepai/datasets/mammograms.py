@@ -306,13 +306,16 @@ class Pieces(WholeFilms):
         shown, tables, dark = attempted(lambda f: kept_pieces(f, self.grid), where, self)
         named = [t.assign(subject=f.subject, record=f.name) for f, t in zip(shown, tables, strict=True)]
         t = pd.concat(named, ignore_index=True)
-        few = t.groupby("record")["index"].transform("size") < 4
+        ill, seen = {f.name for f in shown if f.lesions}, set(t["record"][t["y"] == 1])
+        lost = t["record"].isin(ill - seen)  # of a film that would pass for normal
+        few = ~lost & (t.groupby("record")["index"].transform("size") < 4)
         excluded |= dark | {
             "film without the place of its lesion (films)": len(films) - len(where),
-            "piece that only touches a lesion": int(((t["y"] < 0) & ~few).sum()),
+            "film with no piece on its lesion (films)": len(ill - seen),
+            "piece that only touches a lesion": int(((t["y"] < 0) & ~few & ~lost).sum()),
             "film with fewer than four pieces": int(few.sum()),
         }
-        t = t[(t["y"] >= 0) & ~few].reset_index(drop=True)
+        t = t[(t["y"] >= 0) & ~few & ~lost].reset_index(drop=True)
         meta = t[["subject", "record", "index"]]
         return checked(
             Examples(

@@ -130,7 +130,7 @@ class MiniMIASPatches(Pieces, MiniMIAS):
     name = "mini-mias-patches"
     info = _info(
         "pieces on a lesion against normal pieces",
-        "Squares of 26 mm on a half-overlapping grid over the tissue of every film. Four films whose lesion is not located are left out.",
+        "Squares of 26 mm on a half-overlapping grid over the tissue of every film. Four films whose lesion is not located are left out, and seven on whose lesion no piece lies.",
     )
 
 
