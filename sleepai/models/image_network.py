@@ -197,11 +197,15 @@ def logged(folder: str, member: int, history: list):
         return
     import tensorflow as tf
 
-    kept, Summary = data_root() / "cache" / "tensorboard" / folder / f"network-{member}", tf.compat.v1.Summary
-    with tf.summary.create_file_writer(str(kept)).as_default(len(history)):
+    kind = tf.compat.v1.SummaryMetadata()
+    kind.plugin_data.plugin_name = "scalars"
+    writer = tf.summary.create_file_writer(
+        str(data_root() / "cache" / "tensorboard" / folder / f"network-{member}")
+    )
+    with writer.as_default(len(history)):
         for name, value in zip(("loss in training", "loss of held-out patients"), history[-1], strict=True):
-            one = Summary(value=[Summary.Value(tag=name, simple_value=float(value))])  # needs no tensorboard
-            tf.summary.experimental.write_raw_pb(one.SerializeToString(), step=len(history))
+            tf.summary.write(name, tf.constant(value, tf.float32), metadata=kind)
+    writer.close()
 
 
 def after_epoch(family: ImageOptions, network, history: list):
