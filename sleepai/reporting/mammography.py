@@ -136,7 +136,7 @@ def what_it_supports(pred: Predictions) -> str:
     "What the number of the ill and the interval allow to be said."
     top = list(levels(pred).items())[0]
     name, at = top
-    k, (value, low, high) = positive_of(at), area(at, "auroc")
+    k, (_, low, high) = positive_of(at), area(at, "auroc")
     people = len(set(at.subjects[at.y_true == k]))
     positive = f"{int((at.y_true == k).sum()):,} of {len(at):,} are *{pred.classes[k]}*, of {people} people"
     if not np.isfinite(low):
