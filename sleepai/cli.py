@@ -424,8 +424,9 @@ def predict(
         from sleepai.data import atomic
         from sleepai.evaluation.folder import finished_network, predict_folder
 
-        network, classes = finished_network(study, dataset, model, seed, progress)
-        table = predict_folder(network, classes, folder, lambda d, n: progress("looking at files", d, n))
+        tell = functools.partial(progress, model)
+        network, classes = finished_network(study, dataset, model, seed, tell)
+        table = predict_folder(network, classes, folder, functools.partial(tell, "looking at files"))
         with atomic(to) as part:
             table.to_csv(part, index=False)
         bad = int((table["fault"] != "").sum())
