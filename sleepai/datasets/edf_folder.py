@@ -354,5 +354,5 @@ class EdfFolder(Dataset):
             f"or name their folder."
         )
 
-
+# %% ../../nbs/datasets/06_edf_folder.ipynb #b0d928c1
 datasets.add(EdfFolder())

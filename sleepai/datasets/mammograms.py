@@ -230,7 +230,7 @@ def usable_films(
     excluded = {f"file cannot be used: {why}": int(n) for why, n in bad["fault"].value_counts().items()}
     return [f for f, fault in zip(films, t["fault"], strict=True) if not fault], excluded
 
-
+# %% ../../nbs/datasets/44_mammograms.ipynb #3fb289b1
 def attempted(
     work,  # a function of one film
     films: list,

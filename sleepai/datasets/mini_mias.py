@@ -94,7 +94,7 @@ def _info(question, note):
         note=f"{note} Split by person: both breasts are on one side. Tags, film edges and the pectoral muscle were removed.",
     )
 
-
+# %% ../../nbs/datasets/46_mini_mias.ipynb #c62ef7b8
 class MiniMIAS(WholeFilms):
     "Malignant against the rest, film by film."
 
@@ -123,7 +123,7 @@ class MiniMIASLesion(MiniMIAS):
     name, classes, codes = "mini-mias-lesion", ("normal", "lesion"), dict(normal=0, benign=1, malignant=1)
     info = _info("lesion against normal", "Every finding counts, benign or malignant.")
 
-
+# %% ../../nbs/datasets/46_mini_mias.ipynb #a0faecd2
 class MiniMIASPatches(Pieces, MiniMIAS):
     "Pieces on a lesion against pieces that touch none."
 

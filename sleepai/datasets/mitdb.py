@@ -241,5 +241,5 @@ class MITDB(Dataset):
             f"mitdb: there is no subject {subject!r}; choose from {', '.join(self.subjects())}."
         )
 
-
+# %% ../../nbs/datasets/21_mitdb.ipynb #4d07eee5
 datasets.add(MITDB())

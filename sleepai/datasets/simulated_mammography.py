@@ -81,7 +81,7 @@ def kept_film(person: int, breast: int) -> Film:  # breast: 0 right, 1 left
             write_png(pixels, path)
     return Film(name, f"SIM{person + 1:03d}", path, found, places)
 
-
+# %% ../../nbs/datasets/45_simulated_mammography.ipynb #cd5ba36b
 class SimulatedFilms(WholeFilms):
     "Lesion against normal on simulated films."
 
@@ -105,7 +105,7 @@ class SimulatedFilms(WholeFilms):
     def fetch(self, source="", progress=lambda *a: None):
         return []
 
-
+# %% ../../nbs/datasets/45_simulated_mammography.ipynb #3cb39f36
 class SimulatedPieces(Pieces, SimulatedFilms):
     "Pieces of simulated films."
 

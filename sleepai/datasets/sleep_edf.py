@@ -280,7 +280,7 @@ class SleepEDF(_PhysioNetFiles):
             f"bring the rest with `sleepai fetch {self.name}`."
         )
 
-
+# %% ../../nbs/datasets/04_sleep_edf.ipynb #319f806f
 datasets.add(SleepEDF())
 
 # %% ../../nbs/datasets/04_sleep_edf.ipynb #e2a8324b

@@ -59,7 +59,7 @@ def measured(
     table = kept_texture(np.stack(images), "piece", True)
     return pd.concat([table, against_the_rest(table)], axis=1)
 
-
+# %% ../../nbs/models/55_mammography.ipynb #7aed084d
 def place_and_brightness(
     X: pd.DataFrame,
     index: np.ndarray,  # number of each piece: 100 times its row plus its column, counted from chest wall and top
@@ -127,48 +127,31 @@ def at_shares(
     return q / q.sum(1, keepdims=True)
 
 # %% ../../nbs/models/55_mammography.ipynb #f4116457
+@dataclass(eq=False, repr=False)
 class Members(ClassifierMixin, BaseEstimator):
     "The mean of several sets of boosted trees, each with its own draw of rows."
 
-    def __init__(
-        self,
-        n_members=5,
-        n_trees=120,
-        leaves=8,
-        rate=0.05,
-        columns=0.3,
-        sampling="under",
-        ratio=5.0,
-        seed=0,
-        jobs=1,
-    ):
-        self.n_members, self.n_trees, self.leaves, self.rate, self.columns = (
-            n_members,
-            n_trees,
-            leaves,
-            rate,
-            columns,
-        )
-        self.sampling, self.ratio, self.seed, self.jobs = sampling, ratio, seed, jobs
+    n_members: int = 5
+    n_trees: int = 120
+    leaves: int = 8
+    rate: float = 0.05
+    columns: float = 0.3  # share of them a tree sees
+    sampling: str = "under"  # see `drawn_rows`
+    ratio: float = 5.0
+    seed: int = 0
+    jobs: int = 1
+
+    def _member(self, k):
+        shape = dict(n_trees=self.n_trees, leaves=self.leaves, rate=self.rate, columns=self.columns)
+        return Boosted(weights="none", seed=self.seed * 1000 + k, rows=0.8, jobs=self.jobs, **shape)
 
     def fit(self, X, y, progress=None):
-        y = np.asarray(y)
+        y, X = np.asarray(y), X if hasattr(X, "iloc") else pd.DataFrame(np.asarray(X))
         self.classes_, n = np.unique(y, return_counts=True)
         self.members_, self.seen_, self.shares_ = [], [], n / n.sum()
-        how = dict(
-            n_trees=self.n_trees,
-            leaves=self.leaves,
-            rate=self.rate,
-            columns=self.columns,
-            rows=0.8,
-            jobs=self.jobs,
-        )
         for k in range(self.n_members):
             rows = drawn_rows(y, self.sampling, self.ratio, np.random.default_rng([self.seed, k]))
-            table = X.iloc[rows] if hasattr(X, "iloc") else np.asarray(X)[rows]
-            self.members_.append(
-                Boosted(weights="none", seed=self.seed * 1000 + k, **how).fit(table, y[rows])
-            )
+            self.members_.append(self._member(k).fit(X.iloc[rows], y[rows]))
             counts = np.bincount(np.searchsorted(self.classes_, y[rows]), minlength=len(n))
             self.seen_.append(counts / counts.sum())
             if progress:
@@ -176,13 +159,8 @@ class Members(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X):
-        return np.mean(
-            [
-                at_shares(m.predict_proba(X), s, self.shares_)
-                for m, s in zip(self.members_, self.seen_, strict=True)
-            ],
-            0,
-        )
+        each = zip(self.members_, self.seen_, strict=True)
+        return np.mean([at_shares(m.predict_proba(X), seen, self.shares_) for m, seen in each], 0)
 
     def predict(self, X):
         return self.classes_[self.predict_proba(X).argmax(1)]
@@ -245,13 +223,11 @@ class ThreeBlocks(ImageNetwork):
         if not self.n_a_class or "code" not in meta:
             return super()._units(meta, rng)
         of = [np.flatnonzero(meta["code"] == c) for c in np.unique(meta["code"])]
+        turns = [-(-self.n_a_class // len(rows)) for rows in of]
         drawn = [
-            np.concatenate([rng.permutation(r) for _ in range(-(-self.n_a_class // len(r)))])[
-                : self.n_a_class
-            ]
-            for r in of
+            np.concatenate([rng.permutation(r) for _ in range(n)]) for r, n in zip(of, turns, strict=True)
         ]
-        return rng.permutation(np.concatenate(drawn))
+        return rng.permutation(np.concatenate([rows[: self.n_a_class] for rows in drawn]))
 
     def _prepared(self, X, y, meta, progress):
         found = super()._prepared(X, y, meta, progress)
@@ -339,6 +315,8 @@ for made, title, note, more in (
     (boosted, "boosted trees on measurements", _SEES, dict(transform=measured)),
 ):
     models.add(Model(made.__name__, title, made, study="mammography", note=note, uses=_USES, **more))
+
+# %% ../../nbs/models/55_mammography.ipynb #801b3532
 models.add(
     Model(
         "boosted-placed",

@@ -83,7 +83,7 @@ def sensitivity_at(
         else np.nan
     )
 
-
+# %% ../../nbs/reporting/35_mammography.ipynb #457f075b
 def levels_table(pred: Predictions) -> pd.DataFrame:  # index level
     "Areas with their intervals at every level, and whether chance is excluded."
     rows = {}

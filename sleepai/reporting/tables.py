@@ -250,21 +250,12 @@ def goals_table(
     "Each goal beside the best finished evaluation that could reach it."
     rows, study = [], cells[0][0].study
     for g in (g for g in goals if g.dataset in datasets and datasets[g.dataset].info.study == study):
-        able = [
-            r
-            for r, _ in cells
-            if r.dataset == g.dataset and g.metric in r.metrics and r.metrics[g.metric].value is not None
-        ]
-        able = [r for r in able if r.protocol == g.protocol] if g.protocol else able
+        able = [r for r, _ in cells if r.dataset == g.dataset and r.protocol in (g.protocol or r.protocol,)]
+        able = [r for r in able if g.metric in r.metrics and r.metrics[g.metric].value is not None]
         base = g.metric if g.metric in metrics else g.metric.rpartition("_")[0]
         sign = 1 if metrics[base].better == "higher" else -1
-        row = {
-            "dataset": g.dataset,
-            "protocol": g.protocol or "default",
-            "metric": g.metric,
-            "to reach": g.value,
-            "said by": g.source,
-        }
+        row = {"dataset": g.dataset, "protocol": g.protocol or "default", "metric": g.metric}
+        row |= {"to reach": g.value, "said by": g.source}
         best = max(able, key=lambda r: sign * r.metrics[g.metric].value, default=None)
         if best is None:
             rows.append(row | {"best here": np.nan, "95 %": "–", "model": "not run here", "reached": "–"})
@@ -278,7 +269,7 @@ def goals_table(
         )
     return pd.DataFrame(rows).set_index("dataset") if rows else pd.DataFrame()
 
-
+# %% ../../nbs/reporting/01_tables.ipynb #0b58a9eb
 def what_was_tried(
     reached: pd.DataFrame,  # from `goals_table`
 ) -> str:  # Markdown; '' where nothing is told
