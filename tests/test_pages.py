@@ -19,19 +19,33 @@ EXPECTED = {
     "sleep/simulated-sleep-edf": {"boosted"},
     **dict.fromkeys(
         [f"ecg/{d}" for d in ("mitdb", "ecg5000", "ecg5000-binary")],
-        {"constant", "logistic", "mlp", "boosted", "cnn"},
+        {"constant", "logistic", "mlp", "boosted", "cnn", "kernels"},
     ),
     "apnea/apnea-ecg": {"constant", "logistic", "boosted", "recurrent", "ensemble"},
     **dict.fromkeys(
-        [f"icu/{d}" for d in ("physionet2012", "eicu-mortality")],
+        [f"icu/{d}" for d in ("physionet2012", "eicu-mortality", "eicu-hypotension", "eicu-aki")],
         {"constant", "logistic", "boosted", "lstm", "bilstm", "gru", "two-branch"},
     ),
+    "xray/chest-xray": {"constant", "linear", "cnn", "efficientnet-lite0"},
+    "xray/chest-xray-subtype": {"constant", "linear", "cnn"},
+    "mammography/mini-mias": {"constant", "control", "linear", "boosted"},
+    "mammography/mini-mias-patches": {
+        "constant",
+        "control",
+        "linear",
+        "boosted",
+        "boosted-placed",
+        "patch-cnn",
+    },
+    "mammography/wisconsin": {"constant", "linear", "boosted"},
 }
 BESIDE = {
     "sleep": ("comparison", "windows", "human-ceiling", "ladder", "transfer", "importance"),
     "ecg": ("comparison", "beat-split"),
     "apnea": ("comparison",),
     "icu": ("comparison", "stay-replay"),
+    "xray": ("comparison", "image-size", "xray-errors", "export"),
+    "mammography": ("comparison", "mammography-errors"),
 }
 
 
@@ -66,6 +80,10 @@ AGAIN += [
     "apnea/comparison",
     "apnea/apnea-ecg/recurrent",
     "icu/stay-replay",
+    "xray/comparison",
+    "xray/xray-errors",
+    "mammography/comparison",
+    "mammography/mini-mias-patches/boosted",
 ]
 
 
@@ -100,8 +118,8 @@ def test_committed_runs_come_from_committed_code():
 
 def test_pictures_are_described():
     for name in PAGES:
-        for picture in re.findall(r"<img[^>]*>", (REPORTS / name).read_text()):
-            alt = re.search(r'alt="([^"]*)"', picture)
+        for picture in re.findall(r"<(?:img|svg)[^>]*>", (REPORTS / name).read_text()):
+            alt = re.search(r'(?:alt|aria-label)="([^"]*)"', picture)
             assert alt and len(alt[1]) > 10 and "No description" not in alt[1], f"{name}: {picture[:80]}"
 
 

@@ -239,21 +239,22 @@ def finished_cells(study: str = "") -> list:  # of (Run, Predictions)
 
 
 @functools.cache
-def _code():
-    "One digest of all code that computes or draws what pages show."
+def _code(study: str):
+    "One digest of all code that computes or draws what pages of a study show."
     import importlib
     import pkgutil
 
     found = []
-    for part in ("evaluation", "reporting", "studies", "pages"):
+    for part in ("evaluation", "reporting", "pages", "studies"):
         package = importlib.import_module(f"sleepai.{part}")
         found += [m.name for m in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
-    return code_digest(*sorted(found))
+    own = f"sleepai.studies.{study}"
+    return code_digest(*sorted(m for m in found if m == own or not m.startswith("sleepai.studies.")))
 
 
-def report_inputs(template: Path, *parts) -> str:
+def report_inputs(template: Path, study: str, *parts) -> str:
     "Digest of what a page is made from: the template, the code that draws, and the predictions."
-    return digest(checksum(template), _code(), *parts)
+    return digest(checksum(template), _code(study), *parts)
 
 
 def current(html: Path, inputs: str) -> bool:
@@ -315,7 +316,7 @@ def render_cell(
     params = dict(
         study=run.study, dataset=run.dataset, model=run.model, protocol="/".join(place.parts[3:])
     ) | (extra or {})
-    inputs = report_inputs(template, checksum(folder / "run.json"), params)
+    inputs = report_inputs(template, run.study, checksum(folder / "run.json"), params)
     check_template(template, params)
     made = render_page(folder / "report.html", template, params, inputs, fresh)
     if made:
@@ -341,14 +342,14 @@ def preview(folder: Path):
 def render_comparison(study: str, fresh: bool = False) -> bool:
     "The page that sets a study's finished cells side by side."
     template = templates_root() / "comparison.ipynb"
-    inputs = report_inputs(template, *(checksum(f / "run.json") for f in cell_folders(study)))
+    inputs = report_inputs(template, study, *(checksum(f / "run.json") for f in cell_folders(study)))
     html = reports_root() / study / "comparison.html"
     return render_page(html, template, dict(study=study), inputs, fresh)
 
 
 def render_evidence(page, fresh: bool = False) -> bool:
     "A page beside the reports, from its evidence."
-    inputs = report_inputs(page.template, checksum(page.folder / "evidence.json"))
+    inputs = report_inputs(page.template, page.study, checksum(page.folder / "evidence.json"))
     return render_page(page.html, page.template, dict(study=page.study), inputs, fresh)
 
 # %% ../../nbs/reporting/03_render.ipynb #2652718f

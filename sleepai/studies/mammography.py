@@ -32,11 +32,12 @@ studies.add(
     )
 )
 
-# %% ../../nbs/studies/05_mammography.ipynb #7beb712f
+# %% ../../nbs/studies/05_mammography.ipynb #237c8404
 WHOLE = (
-    "texture of the whole film with and without trees, place and brightness, and a three-block network: 52 films with a malignant "
-    "lesion are too few for any of them to be told from chance. Scores of pieces, the highest of which stands for the film, do "
-    "no better there, though they do find lesions among pieces."
+    "texture of the whole film with and without trees, and place and brightness: 52 films with a malignant "
+    "lesion are too few for any of them to be told from chance. The highest score of a film's pieces, from a model that learned "
+    "lesion against normal pieces, tells these films from the rest a little: 0.62 [0.53, 0.70] with boosted trees, reckoned "
+    "from its predictions and not evaluated as a model of its own."
 )
 for g in (
     Goal(

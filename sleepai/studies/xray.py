@@ -27,16 +27,16 @@ studies.add(
     )
 )
 
-# %% ../../nbs/studies/04_xray.ipynb #50733cec
+# %% ../../nbs/studies/04_xray.ipynb #2bc63f32
 TRIED = {
-    "specificity": "the operating point was written down before the test was looked at: the threshold that finds 0.95 of the "
+    "specificity": "asked together with a sensitivity of 0.92 (published: 0.932), which is 0.990 [0.979, 0.998] here and is no goal by itself, since whoever always says yes has 1; "
+    "the operating point was written down before the test was looked at: the threshold that finds 0.95 of the "
     "pneumonias among held-out training patients. On the test set, which is of other patients and has fewer pneumonias, that "
     "threshold finds nearly all of them and calls more of the normal ones; choosing another now would be choosing on the test. "
     "The curve in the report of efficientnet-lite0 shows what its other thresholds cost."
 }
 
 for metric, least, published in (
-    ("sensitivity", 0.92, 0.932),
     ("specificity", 0.88, 0.901),
     ("f1", 0.90, None),
     ("auroc", 0.95, 0.968),
