@@ -20,7 +20,7 @@ from sleepai.models import icu_networks, icu_tables, neural
 from sleepai.models.base import fit
 from sleepai.preprocessing.stays import VARIABLES, hourly, plausible
 
-OWN = [m for m in registry.models if m.study == "icu"]
+OWN = [m for m in registry.models if m.study == "icu" and not m.members]
 
 
 @pytest.fixture(scope="module")
