@@ -213,7 +213,7 @@ def test_network_options(blobs, tmp_path):
     assert len(units) == 40 and (units >= 35).mean() == 0.5
     history = [(1.0, 0.5), (1.0, 0.6)]
     rate = float(model.network_.optimizer.learning_rate.numpy())
-    nets.after_epoch(model, model.network_, history)
+    nets.halved_where_stalled(model, model.network_, history)
     assert np.isclose(float(model.network_.optimizer.learning_rate.numpy()), rate / 2)
 
 

@@ -114,8 +114,13 @@ class Dataset(Content):
         return list(dict.fromkeys(r.subject for r in self.records()))
 
     def load(self, subject: str):
-        "Recordings with their hypnograms, one night at a time."
-        return (self.read(r) for r in self.records() if r.subject == subject)
+        "Recordings with their hypnograms, one night at a time; examples where `load_all` gives those of many people."
+        if not hasattr(self, "load_all"):
+            return (self.read(r) for r in self.records() if r.subject == subject)
+        if len(ex := self.load_all([subject])):
+            return ex
+        few = ", ".join(self.subjects()[:3])
+        raise InputError(f"{self.name}: there is no subject {subject!r}; there are {few} and others.")
 
     def __repr__(self):
         return f"{type(self).__name__}({self.name}: {self.info.title})"

@@ -124,13 +124,6 @@ class ImageDataset(ImageFiles):
         gone = {f"file not usable: {k}": int(n) for k, n in why.items()}
         return Examples(t[["file"]].rename(columns=dict(file="image")), y, self.classes, meta, gone)
 
-    def load(self, subject: str) -> Examples:
-        ex = self.load_all([subject])
-        if not len(ex):
-            few = ", ".join(self.subjects()[:3])
-            raise InputError(f"{self.name}: there is no subject {subject!r}; there are {few} and others.")
-        return ex
-
     def checksums(self, subjects=None):
         "One digest of all images with their labels and people: thousands of lines would hide it."
         t = self.table()

@@ -142,13 +142,6 @@ class StayDataset(Stays):
         whole = len(subjects) == len(set(ex.subjects))
         return self._plain(ex if whole else ex.take(np.isin(ex.subjects, list(map(str, subjects)))))
 
-    def load(self, subject: str) -> Examples:
-        ex = self.load_all([subject])
-        if not len(ex):
-            few = ", ".join(self.subjects()[:3])
-            raise InputError(f"{self.name}: there is no subject {subject!r}; there are {few} and others.")
-        return ex
-
     def _plain(self, ex):
         return Examples(ex.X, ex.y, ex.classes, ex.meta[["subject", "record", "index"]])
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['operating_point', 'shifted', 'ImageOptions', 'small_network', 'attention_pooled', 'gpus', 'precision', 'trainable',
-           'logged', 'after_epoch', 'train_images', 'ImageTraining', 'ImageNetwork', 'network_folder', 'keep_network',
+           'logged', 'halved_where_stalled', 'ImageTraining', 'ImageNetwork', 'network_folder', 'keep_network',
            'trained', 'grad_cam', 'PixelColumns']
 
-# %% ../../nbs/models/50_image_network.ipynb #963fe2aa
+# %% ../../nbs/models/50_image_network.ipynb #75748a42
 import json
 import shutil
 from contextlib import contextmanager
@@ -23,26 +23,17 @@ from ..data import atomic, code_digest, data_root, digest
 from sleepai.models.neural import (
     Neural,
     arrays,
-    averaged,
-    class_weights,
     fit_temperature,
     held_out,
     load,
-    log_loss,
-    logits_of,
     make_loss,
-    one_epoch,
     places,
     quiet_keras,
-    read_state,
-    restore,
     save,
     softmax,
-    stalled,
     started,
-    state_of,
     teller,
-    write_state,
+    train,
 )
 from ..preprocessing.augmentation import Augmentation, augmented_images
 from ..preprocessing.images import images_of
@@ -113,6 +104,13 @@ class ImageOptions(Neural):
         each = -(-len(meta) // len(of))
         drawn = [rng.permutation(np.resize(rng.permutation(rows), each)) for rows in of]
         return rng.permutation(np.concatenate(drawn))[: len(meta)]
+
+    def _weights(self, codes):
+        return np.ones(len(codes), np.float32) if self.balanced else super()._weights(codes)
+
+    def _after_epoch(self, network, member, history, key):
+        halved_where_stalled(self, network, history)
+        logged(self.logs and f"{self.logs}/{key[:8]}", member, history)
 
     def _inputs(self, data, rows, rng=None):
         if rng is None or not self.augment:
@@ -208,40 +206,13 @@ def logged(folder: str, member: int, history: list):
     writer.close()
 
 
-def after_epoch(family: ImageOptions, network, history: list):
+def halved_where_stalled(family, network, history: list):
     "Halve the rate where the held-out patients have stalled."
     held = [h for _, h in history]
     since = 0 if np.isnan(held).any() else len(held) - 1 - int(np.argmin(held))
     if family.plateau and since and since % family.plateau == 0:
         rate = network.optimizer.learning_rate
         rate.assign(rate * 0.5)
-
-# %% ../../nbs/models/50_image_network.ipynb #ef97466e
-def train_images(family, network, member, data, codes, meta, tell, file, key):
-    "Train one network; returns what `neural.train` returns."
-    out = held_out(meta["subject"], family.validation, member, family.seed)
-    rows, held = np.flatnonzero(~out), np.flatnonzero(out)
-    how = None if family.balanced else family.class_weight
-    weights = class_weights(codes, how)[codes].astype(np.float32)
-    history, best = [], network.get_weights()
-    if file and (kept := read_state(file, key)):
-        restore(network, kept["state"])
-        history, best = [tuple(h) for h in kept["history"]], kept["best"]
-    while len(history) < family.epochs and not stalled(history, family.patience):
-        n = len(history)
-        rng, said = np.random.default_rng([family.seed, member, n]), lambda k, of, n=n: tell(n, k, of)
-        loss = one_epoch(family, network, data, codes, weights, meta, rows, rng, said)
-        with averaged(network):
-            z = logits_of(family, network, data, meta, held) if len(held) else None
-            history.append((loss, log_loss(z, codes[held]) if len(held) else np.nan))
-            if not len(held) or history[-1][1] == min(h for _, h in history):
-                best = network.get_weights()
-        after_epoch(family, network, history)
-        logged(family.logs and f"{family.logs}/{key[:8]}", member, history)
-        if file:
-            write_state(file, key, state=state_of(network), history=[np.array(h) for h in history], best=best)
-    network.set_weights(best)
-    return best, history, (logits_of(family, network, data, meta, held), codes[held]) if len(held) else None
 
 # %% ../../nbs/models/50_image_network.ipynb #7f8a7e84
 class ImageTraining(ImageOptions):
@@ -308,7 +279,7 @@ class ImageNetwork(ImageTraining):
                 started(self, self.network_, optimizer, m)
             file = Path(checkpoint) / f"network-{m}.npz" if checkpoint else None
             how = (data, codes, meta, teller(progress, self, m), file, key)
-            done.append(train_images(self, self.network_, m, *how))
+            done.append(train(self, self.network_, m, *how))
         self._settled(done)
         if checkpoint:
             keep_network(self, key)

@@ -174,6 +174,12 @@ class Family(Options):
     def _units(self, meta, rng):  # positions of the rows of each training example, in random order
         return rng.permutation(len(meta))
 
+    def _weights(self, codes):  # of each training row in the loss
+        return class_weights(codes, self.class_weight)[codes].astype(np.float32)
+
+    def _after_epoch(self, network, member, history, key):  # history: (training, held-out) loss of each epoch
+        pass
+
     def _cover(self, meta):  # positions of examples that cover all rows, weight of each row in its example
         return np.arange(len(meta)), 1.0
 
@@ -295,7 +301,7 @@ def train(
     "Train one network."
     out = held_out(meta["subject"], family.validation, member, family.seed)
     rows, held = np.flatnonzero(~out), np.flatnonzero(out)
-    weights = class_weights(codes, family.class_weight)[codes].astype(np.float32)
+    weights = family._weights(codes)
     history, best = [], network.get_weights()
     if file and (kept := read_state(file, key)):
         restore(network, kept["state"])
@@ -309,6 +315,7 @@ def train(
             history.append((loss, log_loss(z, codes[held]) if len(held) else np.nan))
             if not len(held) or history[-1][1] == min(h for _, h in history):
                 best = network.get_weights()
+        family._after_epoch(network, member, history, key)
         if file:
             write_state(file, key, state=state_of(network), history=[np.array(h) for h in history], best=best)
     network.set_weights(best)
