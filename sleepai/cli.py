@@ -320,7 +320,7 @@ def _audit_model(cell, jobs, progress):
     from sleepai.evaluation.audit import audit_model, sample
     from sleepai.evaluation.examples import dataset_examples
     from sleepai.evaluation.sides import people_of
-    from sleepai.preprocessing.images import as_pixels, is_files
+    from sleepai.preprocessing.images import is_files
     from sleepai.registry import features, protocols
 
     model, tell = cell.spec, lambda d, n: progress("features", d, n)
@@ -331,11 +331,7 @@ def _audit_model(cell, jobs, progress):
     progress("changing what it must not know", 0, None)
     short = {k: 1 for k in ("epochs", "n_members") if k in model.build().get_params()}
     how = dict(people=people_of(cell.dataset), seed=cell.seed, quick=bool(short))
-    few = sample(ex)
-    if is_files(ex.X):  # what changes when a pixel does cannot be asked of a file's name
-        few, size = as_pixels(sample(ex, 60)), 16
-        short |= {"size": size} if "size" in model.build().get_params() else {}
-    found = audit_model(model, few, **how, **short)
+    found = audit_model(model, sample(ex, 60 if is_files(ex.X) else 4), **how, **short)
     say(f"[green]passes[/]  {cell}" if found.passed else f"[bold red]fails[/]   {cell}")
     for f in (f for f in found.findings if not f.passed):
         say(f"        {f.check}: {f.seen}" + (f"; look at: {f.suspects}" if f.suspects else ""))
