@@ -7,12 +7,11 @@ __all__ = ['ABOUT', 'rounded', 'predict_fold', 'predict_folds', 'Cell', 'dataset
            'sources', 'members', 'inputs', 'data_checksums', 'finished', 'cell_examples', 'combine', 'run_ensemble',
            'run_cell', 'title', 'record', 'pooled_metrics', 'write', 'read_cell', 'before_and_after']
 
-# %% ../../nbs/evaluation/03_run.ipynb #e340f1df
+# %% ../../nbs/evaluation/03_run.ipynb #95979c6f
 import json
 import shutil
 import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from .examples import chosen_subjects, dataset_examples, reading_code
 from .folds import make_folds, official_fold
 from .metrics import confusion, score
 from ..models.base import fit, probabilities
-from ..provenance import Run, code_state, hardware, packages, peak_memory_mb, software
+from ..provenance import Run, circumstances, code_state, software
 from ..registry import datasets, features, models, protocols, studies
 
 # %% ../../nbs/evaluation/03_run.ipynb #4b9dea4e
@@ -399,12 +398,7 @@ def record(cell, pred, params, exclusions, notes, data, began, code) -> Run:
         data=data,
         predictions_sha256="",
         inputs=inputs(cell, data),
-        code=code,
-        packages=packages(),
-        hardware=hardware(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=round(time.perf_counter() - began, 2),
-        peak_memory_mb=peak_memory_mb(),
+        **circumstances(began, code),
     )
 
 
@@ -417,7 +411,7 @@ def write(folder: Path, pred: Predictions, run: Run):
     "Predictions and scores first, `run.json` last: without it the cell is not finished."
     (folder / "run.json").unlink(missing_ok=True)
     with atomic(folder / "predictions.parquet") as part:
-        pred.frame.to_parquet(part, compression="zstd", index=False)
+        pred.frame.to_parquet(part, compression="zstd", compression_level=19, index=False)
     with atomic(folder / "scores.csv") as part:
         score(pred).frame.to_csv(part, index=False)
     run.model_copy(update=dict(predictions_sha256=checksum(folder / "predictions.parquet"))).write(

@@ -5,19 +5,18 @@
 # %% auto #0
 __all__ = ['Page', 'gather', 'gathered', 'read_evidence', 'provenance_of']
 
-# %% ../../nbs/reporting/06_pages.ipynb #934ea4e1
+# %% ../../nbs/reporting/06_pages.ipynb #dbf89325
 import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 
 from ..core import InputError
 from ..data import atomic, checksum, reports_root, shown, templates_root
-from ..provenance import code_state, hardware, packages, peak_memory_mb
+from ..provenance import circumstances, code_state
 from ..registry import pages
 
 # %% ../../nbs/reporting/06_pages.ipynb #6d0ae3b0
@@ -62,7 +61,7 @@ def gather(
     sums = {}
     for name, table in tables.items():
         with atomic(page.folder / f"{name}.parquet") as part:
-            table.to_parquet(part, compression="zstd", index=False)
+            table.to_parquet(part, compression="zstd", compression_level=19, index=False)
         sums[name] = checksum(page.folder / f"{name}.parquet")
     about = dict(
         page=page.name,
@@ -72,12 +71,7 @@ def gather(
         seed=seed,
         tables=sums,
         data=data,
-        code=code,
-        packages=packages(),
-        hardware=hardware(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=round(time.perf_counter() - began, 2),
-        peak_memory_mb=peak_memory_mb(),
+        **circumstances(began, code),
     )
     with atomic(record) as part:
         part.write_text(json.dumps(about, indent=1) + "\n")

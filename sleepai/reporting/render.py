@@ -125,11 +125,11 @@ SHORTER = (  # numbers and names in tags
 
 
 def shorter(tag) -> str:
-    "A tag without decimals that nobody can see, its names cut short."
-    text = tag[0]
+    "A tag without decimals that nobody can see, its names cut short; a photograph in it stays as it is."
+    text, coded, photograph = tag[0].partition(";base64,")
     for long, short in SHORTER:
         text = re.sub(long, short, text)
-    return text
+    return text + coded + photograph
 
 
 def ungrouped(svg: str) -> str:
@@ -325,7 +325,11 @@ def render_cell(
 
 # %% ../../nbs/reporting/03_render.ipynb #9327db84
 def preview(folder: Path):
-    "A picture of the median night (or of the confusion matrix), for the index and the README."
+    "A picture of the median night (or of the confusion matrix) in 64 colours, for the index and the README."
+    from io import BytesIO
+
+    from PIL import Image
+
     from sleepai.reporting.figures import confusion_figure, hypnogram_figure, typical_records
 
     run, pred = read_cell(folder)
@@ -335,8 +339,10 @@ def preview(folder: Path):
         if run.study == "sleep"
         else confusion_figure(pred)
     )
-    with atomic(folder / "preview.png") as part:
-        fig.savefig(part, format="png", dpi=130)
+    with BytesIO() as drawn, atomic(folder / "preview.png") as part:
+        fig.savefig(drawn, format="png", dpi=130)
+        few = Image.open(drawn).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+        few.save(part, "PNG", optimize=True)
 
 # %% ../../nbs/reporting/03_render.ipynb #68935eec
 def render_comparison(study: str, fresh: bool = False) -> bool:

@@ -252,6 +252,7 @@ def goals_table(
     for g in (g for g in goals if g.dataset in datasets and datasets[g.dataset].info.study == study):
         able = [r for r, _ in cells if r.dataset == g.dataset and r.protocol in (g.protocol or r.protocol,)]
         able = [r for r in able if g.metric in r.metrics and r.metrics[g.metric].value is not None]
+        able = [r for r in able if r.model != "constant"]  # who always says yes misses nobody
         base = g.metric if g.metric in metrics else g.metric.rpartition("_")[0]
         sign = 1 if metrics[base].better == "higher" else -1
         row = {"dataset": g.dataset, "protocol": g.protocol or "default", "metric": g.metric}
