@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'KINDS', 'StudyArg', 'Datasets', 'Models', 'ProtocolName', 'Folder', 'Limit', 'Jobs', 'Seed', 'Fresh',
-           'PageNames', 'NoReport', 'told', 'console', 'bars', 'say', 'list_', 'option', 'run', 'report', 'verify_',
-           'audit', 'fetch', 'predict', 'readme', 'sync']
+           'PageNames', 'Strict', 'NoReport', 'told', 'console', 'bars', 'say', 'list_', 'option', 'run', 'report',
+           'verify_', 'audit', 'fetch', 'predict', 'readme', 'sync']
 
 # %% ../nbs/cli.ipynb #dfa404e9
 import contextlib
@@ -169,6 +169,7 @@ Fresh = Annotated[
 PageNames = Annotated[
     list[str] | None, option("gather the evidence of a page instead (may be repeated)", "--page")
 ]
+Strict = Annotated[bool, option("stop at files that cannot be used, instead of leaving them out", "--strict")]
 NoReport = Annotated[bool, option("only train and predict", "--no-report")]
 
 # %% ../nbs/cli.ipynb #e9012116
@@ -183,6 +184,7 @@ def run(
     jobs: Jobs = 0,
     seed: Seed = 0,
     fresh: Fresh = False,
+    strict: Strict = False,
     no_report: NoReport = False,
     page: PageNames = None,
 ):
@@ -195,7 +197,10 @@ def run(
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's stop is a Ctrl-C
         for one in [pages[name] for name in page or []]:
             _gather(one, study, jobs or os.cpu_count(), seed, functools.partial(progress, one.name))
-        for cell in [] if page else grid(study, dataset or [], model or [], protocol, seed, subjects, folder):
+        cells = [] if page else grid(study, dataset or [], model or [], protocol, seed, subjects, folder)
+        for ds in {cell.dataset.name: cell.dataset for cell in cells}.values():
+            _left_out(ds, strict)
+        for cell in cells:
             _run_cell(cell, fresh, jobs or os.cpu_count(), functools.partial(progress, str(cell)))
         if not no_report:
             made = render_all(study, progress=lambda d, n, name: progress(name, "report", d, n))
@@ -241,6 +246,23 @@ def _run_cell(cell, fresh, jobs, progress):
         for fault in faults:
             say(f"[bold red]audit[/]  {fault}")
         raise typer.Exit(1)
+
+
+def _left_out(dataset, strict, most=20):
+    "A line for each file that cannot be used, or an error that names them."
+    from sleepai.core import InputError
+
+    bad = dataset.faults() if dataset.available() else []
+    if not len(bad):
+        return
+    rows = [f"  {file}: {fault}" for file, fault in bad.values[:most]]
+    rows += [f"  and {len(bad) - most} more"] * (len(bad) > most)
+    text = f"dataset {dataset.name!r}: {len(bad)} file{'s' * (len(bad) > 1)} cannot be used"
+    if strict:
+        raise InputError(
+            f"{text}; mend or remove them, or run without --strict to leave them out:\n" + "\n".join(rows)
+        )
+    say(f"[yellow]{text} and are left out (--strict stops here):[/]\n" + "\n".join(rows).replace("[", r"\["))
 
 
 def _shown_index():

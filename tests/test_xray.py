@@ -86,6 +86,27 @@ def test_a_folder_of_two_classes(tmp_path):
     assert not ChestXray(tmp_path / "nothing").available()
 
 
+def test_a_user_is_told_of_bad_files_and_may_stop_at_them(sleepai, tmp_path):
+    folder, rng = tmp_path / "mine", np.random.default_rng(0)
+    for k, split in enumerate(("train", "test")):
+        for label, level in (("NORMAL", 60), ("PNEUMONIA", 160)):
+            (folder / split / label).mkdir(parents=True)
+            for i in range(12):
+                pixels = rng.normal(level, 20, (30, 40)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / label / f"{label}-{k}-{i}.png")
+    cut = folder / "train" / "NORMAL" / "NORMAL-0-0.png"
+    cut.write_bytes(cut.read_bytes()[:200])
+    asked = ("run", "xray", "-d", "chest-xray", "-m", "linear", "--folder", folder, "--no-report")
+    refused = sleepai(*asked, "--strict", check=2)
+    assert "1 file cannot be used" in refused.stderr and cut.name in refused.stderr
+    assert "Traceback" not in refused.stderr and not list(sleepai.reports.rglob("run.json"))
+    done = sleepai(*asked, check=0)
+    assert cut.name in done.stdout and "left out" in done.stdout and "24 examples" in done.stdout
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(folder / "test" / "NORMAL" / "NORMAL-0-1.png")
+    crossed = sleepai(*asked, check=2)
+    assert "NORMAL-0-1 is in training and test" in crossed.stderr
+
+
 def test_npz(tmp_path, monkeypatch):
     monkeypatch.setenv("SLEEPAI_DATA", str(tmp_path / "data"))
     rng, parts = np.random.default_rng(0), {}

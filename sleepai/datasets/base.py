@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['DatasetInfo', 'Record', 'Content', 'Dataset']
 
-# %% ../../nbs/datasets/00_base.ipynb #334eb7bc
+# %% ../../nbs/datasets/00_base.ipynb #21d3f85d
 from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from ..core import STAGES, InputError
 from ..data import checksum, digest, fetch, raw_dir, shown
@@ -71,6 +73,10 @@ class Content:
             f"dataset {self.name!r}: found none of its files in {shown(self.folder)}; "
             f"bring them with `sleepai fetch {self.name}` (--from FOLDER for a copy you have)."
         )
+
+    def faults(self) -> pd.DataFrame:  # file, fault
+        "Files that are left out since they cannot be used; a dataset that stops at such a file has none."
+        return pd.DataFrame(dict(file=[], fault=[]), dtype=object)
 
     def fetch(self, source="", progress=lambda *a: None):
         "Bring the files into place; returns the names that came."

@@ -77,7 +77,7 @@ class ImageFiles(Dataset):
         "Every file, whether it can be used or not."
         listing = self.listing()
         if not len(listing):
-            raise self.missing()
+            raise super().missing()
         where = f"dataset {self.name!r} in {shown(self.folder)}"
         listing = checked_listing(listing, self.classes, where)
         return listing, examine(listing["file"].tolist(), progress)
@@ -99,6 +99,13 @@ class ImageFiles(Dataset):
             return bool(len(self.listing()))
         except InputError:
             return False
+
+    def missing(self):
+        try:
+            self.listing()
+        except InputError as e:  # there are files, and something is wrong with them
+            return e
+        return super().missing()
 
 # %% ../../nbs/datasets/39_image_files.ipynb #b3921596
 class ImageDataset(ImageFiles):

@@ -217,6 +217,7 @@ class ThreeBlocks(ImageNetwork):
     mirror: bool = True
     dropout: float = 0.5
     n_a_class: int = 0  # rows of each class an epoch; 0 = every row once
+    logs: str = "mammography"
     operating: str | float | None = "youden"
 
     def _units(self, meta, rng):
