@@ -416,3 +416,9 @@ def test_smoothing_says_what_it_lacks():
         model.predict_proba(ex.X)
     with pytest.raises(InputError, match="choose from posterior, viterbi"):
         Smoothed(Linear(), "median").fit(ex.X, ex.y, ex.meta)
+
+
+def test_a_class_that_one_person_has_alone_leaves_the_penalty_untuned():
+    X, who = np.random.default_rng(0).normal(size=(60, 3)), np.repeat(["A", "B"], 30)
+    model = TunedLinear().fit(X, (who == "A").astype(int), who)
+    assert model.best_params_ == {"penalty": 1e-2} and model.predict_proba(X).shape == (60, 2)

@@ -100,8 +100,11 @@ def sides(
     from sklearn.model_selection import GroupKFold
 
     rows = row_weights(y, weights)
-    for train, test in GroupKFold(min(n_folds, len(set(groups)))).split(X, y, groups):
+    n = min(n_folds, len(set(groups)))
+    for train, test in GroupKFold(n).split(X, y, groups) if n > 1 else ():
         test = test[np.isin(y[test], y[train])]  # what was never seen cannot be judged
+        if len(set(y[train])) < 2 or not len(test):  # one person had all there was of a class
+            continue
         prepare, model = prepared().fit(X[train]), regression(class_weights(y[train], weights))
         seen = prepare.transform(X[train]), y[train]
         yield model, seen, (prepare.transform(X[test]), y[test], rows[test])
@@ -113,11 +116,11 @@ class TunedLinear(ClassifierMixin, BaseEstimator):
     def __init__(self, penalties=(1e-1, 3e-2, 1e-2, 3e-3, 1e-3), weights="sqrt", n_folds=3, most=12_000):
         self.penalties, self.weights, self.n_folds, self.most = penalties, weights, n_folds, most
 
-    def _losses(self, X, y, groups):
+    def _losses(self, folds):
         "Penalty -> mean held-out loss, down to the first that is worse than the one before."
         from sklearn.metrics import log_loss
 
-        folds, found = list(sides(X, y, groups, self.n_folds, self.weights)), {}
+        found = {}
         for penalty in sorted(self.penalties, reverse=True):
             losses = []
             for model, seen, (held, truth, rows) in folds:
@@ -130,8 +133,8 @@ class TunedLinear(ClassifierMixin, BaseEstimator):
 
     def fit(self, X, y, groups):
         step = -(-len(y) // self.most)
-        if len(set(groups)) > 1:
-            self.losses_ = self._losses(numbers(X)[::step], y[::step], groups[::step])
+        if folds := list(sides(numbers(X)[::step], y[::step], groups[::step], self.n_folds, self.weights)):
+            self.losses_ = self._losses(folds)
             best = min(self.losses_, key=self.losses_.get)
         else:
             best = self.penalties[len(self.penalties) // 2]
