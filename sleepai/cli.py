@@ -247,7 +247,7 @@ def _run_cell(cell, fresh, jobs, progress):
             say(f"[bold red]audit[/]  {fault}")
         raise typer.Exit(1)
 
-
+# %% ../nbs/cli.ipynb #5ed4ea4a
 def _left_out(dataset, strict, most=20):
     "A line for each file that cannot be used, or an error that names them."
     from sleepai.core import InputError

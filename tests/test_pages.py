@@ -29,7 +29,7 @@ EXPECTED = {
     ),
     "xray/chest-xray": {"constant", "linear", "cnn", "efficientnet-lite0"},
     "xray/chest-xray-subtype": {"constant", "linear", "cnn"},
-    "mammography/mini-mias": {"constant", "control", "linear", "boosted"},
+    "mammography/mini-mias": {"constant", "control", "linear", "boosted", "cnn"},
     "mammography/mini-mias-patches": {
         "constant",
         "control",
@@ -46,7 +46,7 @@ BESIDE = {
     "apnea": ("comparison",),
     "icu": ("comparison", "stay-replay"),
     "xray": ("comparison", "image-size", "xray-errors", "export"),
-    "mammography": ("comparison", "mammography-errors"),
+    "mammography": ("comparison", "mammography-errors", "films-from-pieces"),
 }
 
 

@@ -83,6 +83,7 @@ class ImageOptions(Neural):
     colour: bool = False  # three channels
     augment: float = 1.0  # times the usual augmentation; 0 = none
     mirror: bool = False  # whether left and right may be swapped
+    stretch: float = 0.0  # see `Augmentation`; for images whose shape must not tell
     balanced: bool = False  # whether classes are drawn equally often
     accumulate: int = 1  # batches a step
     clip: float = 1.0  # norm of the gradient, at most
@@ -117,7 +118,7 @@ class ImageOptions(Neural):
             return np.asarray(data[rows], np.float32)
         usual, a = Augmentation(mirror=self.mirror), self.augment
         part = {k: a * getattr(usual, k) for k in ("shift", "turn", "scale", "brightness", "contrast")}
-        return augmented_images(data[rows], rng, replace(usual, **part))
+        return augmented_images(data[rows], rng, replace(usual, stretch=self.stretch, **part))
 
 # %% ../../nbs/models/50_image_network.ipynb #53946b0a
 def small_network(

@@ -21,18 +21,29 @@ class Augmentation:
     brightness: float = 0.12  # of the full range
     contrast: float = 0.15  # of the contrast
     mirror: bool = False  # whether left and right may be swapped
+    stretch: float = 0.0  # of each side by itself, as a logarithm: a part of the image fills all of it
+
+
+def _stretched(most, rng):
+    "How much wider and higher, and by which share of the side a window of that shape is moved within the image."
+    if not most:  # draws nothing, so that trainings without it stay what they were
+        return 1.0, 1.0, (0.0, 0.0)
+    wide, high = np.exp(rng.uniform(0, most, 2))
+    return wide, high, rng.uniform(-0.5, 0.5, 2) * (wide - 1, high - 1)
 
 
 def _moves(size, how, rng):
     "The six numbers of a random movement about the middle, as Pillow wants them: from where a pixel is taken."
     turn, scale = np.deg2rad(rng.uniform(-how.turn, how.turn)), np.exp(rng.uniform(-how.scale, how.scale))
     dx, dy = rng.uniform(-how.shift, how.shift, 2) * size
+    wide, high, spare = _stretched(how.stretch, rng)
+    dx, dy = dx + spare[0] * size, dy + spare[1] * size
     flip = -1 if how.mirror and rng.random() < 0.5 else 1
     a, b, c, d = (
-        np.cos(turn) / scale * flip,
-        np.sin(turn) / scale,
-        -np.sin(turn) / scale * flip,
-        np.cos(turn) / scale,
+        np.cos(turn) / scale / wide * flip,
+        np.sin(turn) / scale / high,
+        -np.sin(turn) / scale / wide * flip,
+        np.cos(turn) / scale / high,
     )
     m = (size - 1) / 2
     return a, b, m - a * (m + dx) - b * (m + dy), c, d, m - c * (m + dx) - d * (m + dy)
