@@ -50,6 +50,16 @@ def test_every_module_has_its_notebook():
         )
 
 
+def test_figures_of_notebooks_are_pictures():
+    for p in (ROOT / "nbs").rglob("*.ipynb"):
+        for c in nbformat.read(p, 4).cells:
+            for data in (o.get("data", {}) for o in c.get("outputs", [])):
+                seen = any(kind.startswith("image/") for kind in data)
+                assert seen or "<Figure" not in data.get("text/plain", ""), (
+                    f"{p.name}: a figure is only named; put %matplotlib inline before it"
+                )
+
+
 def test_notebooks_are_clean(copy):
     subprocess.run([Path(sys.executable).with_name("nbdev_clean")], cwd=copy, check=True, capture_output=True)
     dirty = [
