@@ -433,7 +433,9 @@ def predict(
     dataset: Annotated[
         str, typer.Option("--dataset", "-d", help="what the network learned from")
     ] = "chest-xray",
-    model: Annotated[str, typer.Option("--model", "-m", help="a network of images")] = "efficientnet-lite0",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="a network of images")
+    ] = "efficientnet-lite0-stretched",
     to: Annotated[str, typer.Option(help="the table to write")] = "predictions.csv",
     seed: Annotated[int, typer.Option(help="of the run")] = 0,
 ):

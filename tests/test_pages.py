@@ -27,7 +27,14 @@ EXPECTED = {
         [f"icu/{d}" for d in ("physionet2012", "eicu-mortality", "eicu-hypotension", "eicu-aki")],
         {"constant", "logistic", "boosted", "lstm", "bilstm", "gru", "two-branch"},
     ),
-    "xray/chest-xray": {"constant", "linear", "cnn", "efficientnet-lite0"},
+    "xray/chest-xray": {
+        "constant",
+        "linear",
+        "cnn",
+        "efficientnet-lite0",
+        "efficientnet-lite0-standardised",
+        "efficientnet-lite0-stretched",
+    },
     "xray/chest-xray-subtype": {"constant", "linear", "cnn"},
     "mammography/mini-mias": {"constant", "control", "linear", "boosted", "cnn"},
     "mammography/mini-mias-patches": {

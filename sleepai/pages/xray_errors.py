@@ -17,7 +17,7 @@ from ..reporting.images import error_evidence
 from ..reporting.pages import Page
 
 # %% ../../nbs/pages/15_xray_errors.ipynb #d5180297
-NETWORKS = ("efficientnet-lite0", "efficientnet-b0", "cnn")
+NETWORKS = ("efficientnet-lite0-stretched", "efficientnet-lite0", "efficientnet-b0", "cnn")
 
 
 def best_run(study: str, names: tuple) -> tuple:  # dataset, Run, Predictions

@@ -8,7 +8,7 @@ __all__ = ['FONT', 'IDLE', 'SHORTER', 'DRAWN', 'RenderError', 'check_template', 
            'render_page', 'render_cell', 'preview', 'render_comparison', 'render_evidence', 'index_html',
            'side_by_side', 'render_all']
 
-# %% ../../nbs/reporting/03_render.ipynb #0cde1dd5
+# %% ../../nbs/reporting/03_render.ipynb #4046a894
 import functools
 import json
 import re
@@ -30,6 +30,7 @@ from sleepai.data import (
 )
 from ..evaluation.run import read_cell
 from ..provenance import Run
+from ..registry import pages
 from .pages import gathered
 from .site import Entry, index_page, page
 
@@ -244,12 +245,12 @@ def _code(study: str):
     import importlib
     import pkgutil
 
-    found = []
-    for part in ("evaluation", "reporting", "pages", "studies"):
+    own = {p.gather.__module__ for p in pages if p.study == study}
+    found = [f"sleepai.studies.{study}", *(m for m in own if m.startswith("sleepai."))]
+    for part in ("evaluation", "reporting"):
         package = importlib.import_module(f"sleepai.{part}")
         found += [m.name for m in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
-    own = f"sleepai.studies.{study}"
-    return code_digest(*sorted(m for m in found if m == own or not m.startswith("sleepai.studies.")))
+    return code_digest(*sorted(found))
 
 
 def report_inputs(template: Path, study: str, *parts) -> str:
