@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['needed', 'zipped_kb', 'to_onnx', 'onnx_logits', 'said', 'to_int8', 'pruned', 'export_table']
 
-# %% ../../nbs/evaluation/30_compact_network.ipynb #4f93a885
+# %% ../../nbs/evaluation/30_compact_network.ipynb #a57df418
 import importlib
 import io
+import logging
 import time
 import zipfile
 from pathlib import Path
@@ -95,7 +96,11 @@ def to_int8(
             return next(self.left, None)
 
     kinds = dict(activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8, per_channel=True)
-    q.quantize_static(str(onnx_file), str(file), Images(), **kinds)
+    logging.disable(logging.WARNING)  # a hint about pre-processing, which changes nothing here
+    try:
+        q.quantize_static(str(onnx_file), str(file), Images(), **kinds)
+    finally:
+        logging.disable(logging.NOTSET)
     return Path(file)
 
 
