@@ -290,7 +290,13 @@ def fractions_figure(pred: Predictions):  # -> figure
 # %% ../../nbs/reporting/00_figures.ipynb #8aabd02b
 def comparison_figure(cells: list, metric: str = "kappa"):  # of (Run, Predictions) -> figure
     "A pooled metric with its interval, and each subject's."
-    cells = sorted(cells, key=lambda c: (c[0].simulated, c[0].dataset, -(c[0].metrics[metric].value or 0)))
+
+    def order(cell):
+        run = cell[0]
+        return run.simulated, run.dataset, run.protocol, -(run.metrics[metric].value or 0)
+
+    cells, plans = sorted(cells, key=order), {(r.dataset, r.protocol) for r, _ in cells}
+    several = {d for d, _ in plans if sum(d == other for other, _ in plans) > 1}
     fig, ax = new_figure(7.4, 0.6 + 0.42 * len(cells))
     shade = {d: colours("abcdef")[i % 6] for i, d in enumerate(dict.fromkeys(r.dataset for r, _ in cells))}
     for k, (r, p) in enumerate(cells):
@@ -300,7 +306,7 @@ def comparison_figure(cells: list, metric: str = "kappa"):  # of (Run, Predictio
             ax.plot([v.low, v.high], [k, k], color=INK, lw=1.4)
         if v.value is not None:
             ax.scatter(v.value, k, s=34, color=shade[r.dataset], edgecolor=INK, zorder=3)
-    names = [f"{r.dataset_shown}: {r.model}" for r, _ in cells]
+    names = [f"{r.dataset_shown}: {r.model}" + f", {r.protocol}" * (r.dataset in several) for r, _ in cells]
     ax.set(
         yticks=range(len(cells)),
         yticklabels=names,

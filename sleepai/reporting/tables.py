@@ -221,7 +221,7 @@ def primary_of(study: str) -> str:
 
 # %% ../../nbs/reporting/01_tables.ipynb #90d6280d
 def side_by_side(cells: list) -> pd.DataFrame:  # of (Run, Predictions)
-    "One row a finished cell, best first within a dataset by the study's primary metric."
+    "One row a finished cell, best first within a dataset and protocol by the study's primary metric."
     first = primary_of(cells[0][0].study)
     two = {"auroc": "AUROC", "auprc": "average precision", "brier": "Brier"}
     named = {first: metrics[first].name, "kappa": "kappa", "accuracy": "accuracy", "macro_f1": "macro-F1"}
@@ -238,7 +238,9 @@ def side_by_side(cells: list) -> pd.DataFrame:  # of (Run, Predictions)
         rows.append(row)
     up = metrics[first].better == "lower"
     return (
-        pd.DataFrame(rows).sort_values(["dataset", named[first]], ascending=[True, up]).set_index("dataset")
+        pd.DataFrame(rows)
+        .sort_values(["dataset", "protocol", named[first]], ascending=[True, True, up])
+        .set_index("dataset")
     )
 
 # %% ../../nbs/reporting/01_tables.ipynb #53859f53
