@@ -31,6 +31,7 @@ EXPECTED = {
         "constant",
         "linear",
         "cnn",
+        "efficientnet-b0",
         "efficientnet-lite0",
         "efficientnet-lite0-standardised",
         "efficientnet-lite0-stretched",
