@@ -232,7 +232,9 @@ def test_ctrl_c_is_one_sentence_and_exit_code_130(sleepai):
         text=True,
         start_new_session=True,
     )
-    time.sleep(6)
+    began = time.monotonic()
+    while not any(sleepai.data.rglob("*.*")) and time.monotonic() < began + 60:  # until it has begun to work
+        time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert (
