@@ -1,6 +1,7 @@
 """The command line through real processes."""
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -231,6 +232,9 @@ def test_ctrl_c_is_one_sentence_and_exit_code_130(sleepai):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=functools.partial(
+            signal.signal, signal.SIGINT, signal.SIG_DFL
+        ),  # tests in the background ignore it
     )
     began = time.monotonic()
     while not any(sleepai.data.rglob("*.*")) and time.monotonic() < began + 60:  # until it has begun to work
