@@ -77,17 +77,18 @@ def answered(films: pd.DataFrame) -> pd.DataFrame:  # index question
 # %% ../../nbs/pages/17_films_from_pieces.ipynb #7ff1422f
 def gather(jobs: int, seed: int, progress) -> tuple:
     "Evidence of the page: the score of every film by every finished model of pieces."
-    labels, found = film_labels(), []
+    labels, found, sums = film_labels(), [], {}
     for folder in sorted((reports_root() / "mammography" / PIECES).glob("*/run.json")):
         run, pred = read_cell(folder.parent)
         if run.model != "constant":
             found.append(scored_films(pred, labels))
+            sums[f"predictions of {run.model}"] = run.predictions_sha256
     if not found:
         raise InputError(
             f"page 'films-from-pieces': no model of pieces was run yet; begin with `sleepai run mammography -d {PIECES} -m boosted`."
         )
     films = pd.concat(found, ignore_index=True)
-    return dict(films=films), datasets[FILMS].checksums(sorted(set(films["subject"])))
+    return dict(films=films), sums | datasets[FILMS].checksums(sorted(set(films["subject"])))
 
 
 pages.add(Page("films-from-pieces", "Films judged by their pieces", "mammography", gather))

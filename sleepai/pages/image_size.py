@@ -72,13 +72,16 @@ def shape_of_alarms(
     )
 
 
-def alarms_of_models(index: pd.DataFrame) -> pd.DataFrame:  # index: as `index_of` gives
-    "One row a finished evaluation on the official test."
+def alarms_of_models(
+    index: pd.DataFrame,  # as `index_of` gives
+) -> tuple:  # one row a finished evaluation on the official test; model -> sha256 of its predictions
+    "What every model makes of the shape."
     test = index[index["split"] == "test"]
     shapes = test.set_index(test["filename"].str.rsplit(".", n=1).str[0])["est_height_over_width"]
     folders = sorted((reports_root() / "xray" / "chest-xray").glob("*/run.json"))
-    found = [read_cell(f.parent)[1] for f in folders]
-    return pd.DataFrame([shape_of_alarms(p, shapes) for p in found if p.model != "constant"])
+    found = [(run, p) for run, p in (read_cell(f.parent) for f in folders) if run.model != "constant"]
+    sums = {f"predictions of {run.model}": run.predictions_sha256 for run, _ in found}
+    return pd.DataFrame([shape_of_alarms(p, shapes) for _, p in found]), sums
 
 # %% ../../nbs/pages/13_image_size.ipynb #bd28ae2e
 def gather(jobs: int, seed: int, progress) -> tuple:
@@ -93,9 +96,9 @@ def gather(jobs: int, seed: int, progress) -> tuple:
         )
         rows.append(dict(split=split, known="height over width, estimated", **row))
     shapes = t[["split", "label", "est_height_over_width"]].dropna().reset_index(drop=True)
-    return dict(shortcut=pd.DataFrame(rows), shapes=shapes, alarms=alarms_of_models(t)), {
-        "index.csv": checksum(top_of(ds.folder) / "index.csv")
-    }
+    alarms, sums = alarms_of_models(t)
+    sums["index.csv"] = checksum(top_of(ds.folder) / "index.csv")
+    return dict(shortcut=pd.DataFrame(rows), shapes=shapes, alarms=alarms), sums
 
 
 pages.add(Page("image-size", "What the shape of a picture tells", "xray", gather))
