@@ -262,7 +262,7 @@ def _left_out(dataset, strict, most=20):
         raise InputError(
             f"{text}; mend or remove them, or run without --strict to leave them out:\n" + "\n".join(rows)
         )
-    say(f"[yellow]{text} and are left out (--strict stops here):[/]\n" + "\n".join(rows).replace("[", r"\["))
+    say(f"[yellow]{text}; left out (--strict stops here):[/]\n" + "\n".join(rows).replace("[", r"\["))
 
 
 def _shown_index():
