@@ -126,7 +126,7 @@ def _listing(kind):
     return table
 
 # %% ../nbs/cli.ipynb #1a94f4fc
-KINDS = ("studies", "datasets", "models", "features", "protocols", "metrics", "pages")
+KINDS = ("studies", "datasets", "models", "features", "protocols", "metrics", "analyses")
 
 
 @app.command("list")
@@ -191,11 +191,11 @@ def run(
     "Train, evaluate and report; finished cells are skipped. With nothing named: the default models on simulated nights."
     with told(), bars() as progress:
         from sleepai.evaluation.run import grid
-        from sleepai.registry import pages
+        from sleepai.registry import analyses
         from sleepai.reporting.render import render_all
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's stop is a Ctrl-C
-        for one in [pages[name] for name in page or []]:
+        for one in [analyses[name] for name in page or []]:
             _gather(one, study, jobs or os.cpu_count(), seed, functools.partial(progress, one.name))
         cells = [] if page else grid(study, dataset or [], model or [], protocol, seed, subjects, folder)
         for ds in {cell.dataset.name: cell.dataset for cell in cells}.values():
@@ -211,7 +211,7 @@ def _gather(page, study, jobs, seed, progress):
     "Evidence of one page."
     from sleepai.core import InputError
     from sleepai.data import shown
-    from sleepai.reporting.pages import gather
+    from sleepai.reporting.analyses import gather
 
     if page.study != study:
         raise InputError(
@@ -224,7 +224,7 @@ def _gather(page, study, jobs, seed, progress):
 def _run_cell(cell, fresh, jobs, progress):
     "One cell, unless it is finished; says what came out and whether it equals what stood there."
     from sleepai.evaluation.run import before_and_after, data_checksums, finished, run_cell
-    from sleepai.evaluation.sides import audit_cell_folder
+    from sleepai.audit.partition import audit_cell_folder
     from sleepai.registry import metrics, studies
 
     if not fresh and finished(cell, data_checksums(cell)):
@@ -339,9 +339,9 @@ def verify_(study: Annotated[str, typer.Argument(help="only this study; empty fo
 # %% ../nbs/cli.ipynb #05b8a7e4
 def _audit_model(cell, jobs, progress):
     "The audit of one model on a few subjects of a dataset."
-    from sleepai.evaluation.audit import audit_model, sample
+    from sleepai.audit.counterfactual import audit_model, sample
     from sleepai.evaluation.examples import dataset_examples
-    from sleepai.evaluation.sides import people_of
+    from sleepai.audit.partition import people_of
     from sleepai.preprocessing.images import is_files
     from sleepai.registry import features, protocols
 
@@ -371,7 +371,7 @@ def audit(
     "Whether anything fitted saw a test subject: finished runs by their records, models by changing what they must not know."
     with told(), bars() as progress:
         from sleepai.evaluation.run import grid
-        from sleepai.evaluation.sides import audit_cell_folder
+        from sleepai.audit.partition import audit_cell_folder
         from sleepai.reporting.render import cell_folders
 
         bad = 0
@@ -442,7 +442,7 @@ def predict(
     "What a trained network says of every image of a folder, as a table. For research; not a diagnosis."
     with told(), bars() as progress:
         from sleepai.data import atomic
-        from sleepai.evaluation.folder import finished_network, predict_folder
+        from sleepai.evaluation.predict import finished_network, predict_folder
 
         tell = functools.partial(progress, model)
         network, classes = finished_network(study, dataset, model, seed, tell)

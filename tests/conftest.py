@@ -31,7 +31,7 @@ def sleepai(tmp_path):
 def study_sample(model):
     """A few rows of a dozen people of a study's first dataset, which needs no files, as the model sees them."""
     from sleepai import registry
-    from sleepai.evaluation.audit import sample
+    from sleepai.audit.counterfactual import sample
     from sleepai.evaluation.examples import dataset_examples
 
     study = registry.studies[model.study]

@@ -10,7 +10,7 @@ from sleepai import registry
 from sleepai.core import InputError, Predictions
 from sleepai.datasets.apnea_ecg import HR_FILE, ONE_RECORDING, ApneaECG, half, night_of, person
 from sleepai.datasets.simulated_apnea import SimulatedApnea, simulated_night
-from sleepai.evaluation.audit import audit_model, sample
+from sleepai.audit.counterfactual import audit_model, sample
 from sleepai.evaluation.examples import dataset_examples
 from sleepai.evaluation.folds import make_folds, official_fold
 from sleepai.features.hrv import hrv_table
@@ -19,7 +19,7 @@ from sleepai.models.apnea import in_its_night, with_neighbours
 from sleepai.models.base import fit, probabilities
 from sleepai.models.feature_sequence import FeatureSequence
 from sleepai.preprocessing.heart_rate import check_beats, clean_beats
-from sleepai.reporting.apnea import a_night, apnea_index, class_table, index_limits, night_class, nights_of
+from sleepai.studies.apnea_sections import a_night, apnea_index, class_table, index_limits, night_class, nights_of
 
 FITTED = ("logistic", "boosted", "recurrent")
 NIGHTS = {name: simulated_night(k) for name, k in dict(a01=0, c01=9, a21=2, c11=10).items()}

@@ -16,14 +16,14 @@ from sklearn.preprocessing import StandardScaler
 
 from sleepai.core import STAGES, Examples, Fold, Hypnogram, InputError, Predictions, Recording, concat
 from sleepai.datasets.base import Dataset, DatasetInfo, Record
-from sleepai.evaluation import audit as auditing
-from sleepai.evaluation import blindness
-from sleepai.evaluation.audit import audit_model, audit_pipeline, through_runner
-from sleepai.evaluation.blindness import audit_examples, audit_transform
+from sleepai.audit import counterfactual as auditing
+from sleepai.audit import feature_leakage as blindness
+from sleepai.audit.counterfactual import audit_model, audit_pipeline, through_runner
+from sleepai.audit.feature_leakage import audit_examples, audit_transform
 from sleepai.evaluation.examples import transformed
 from sleepai.evaluation.folds import make_folds
 from sleepai.evaluation.run import predict_folds
-from sleepai.evaluation.sides import audit_cell_folder, audit_records, check_fold, people_of
+from sleepai.audit.partition import audit_cell_folder, audit_records, check_fold, people_of
 from sleepai.registry import datasets, features, models
 
 K = len(STAGES)

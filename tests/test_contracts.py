@@ -186,7 +186,7 @@ def test_light_imports():
         ).stdout.strip()
         == "[]"
     )
-    walked = "import sys; from sleepai.registry import *; [r.walk() for r in (datasets, features, models, protocols, studies, pages)]; "
+    walked = "import sys; from sleepai.registry import *; [r.walk() for r in (datasets, features, models, protocols, studies, analyses)]; "
     code = (
         walked
         + "print([m for m in ('tensorflow', 'numba', 'papermill', 'lightgbm', 'mne', 'yasa', 'matplotlib.pyplot') if m in sys.modules])"

@@ -8,7 +8,7 @@ from conftest import short_training
 from sleepai import registry
 from sleepai.core import Examples, InputError, concat
 from sleepai.datasets import ecg5000, ecg_csv, mitdb
-from sleepai.evaluation.audit import audit_model, sample
+from sleepai.audit.counterfactual import audit_model, sample
 from sleepai.evaluation.examples import dataset_examples
 from sleepai.evaluation.folds import make_folds, official_fold
 from sleepai.features.beat_features import beat_table, samples_in

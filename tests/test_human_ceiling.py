@@ -28,8 +28,8 @@ from sleepai.evaluation.consensus import (
     without,
 )
 from sleepai.evaluation.run import models_for
-from sleepai.pages.human_ceiling import band, gather, stored_band
-from sleepai.registry import models, pages
+from sleepai.analyses.human_ceiling import band, gather, stored_band
+from sleepai.registry import models, analyses
 
 
 def simulated(cohort, nights=6, seed=1, error=0.25):
@@ -171,7 +171,7 @@ def test_every_tie_rule_and_the_band(tables):
 
 def test_page_from_evidence(tables, tmp_path, monkeypatch):
     """The template over simulated evidence: what it says is what the functions say."""
-    from sleepai.reporting import pages as machinery
+    from sleepai.reporting import analyses as machinery
     from sleepai.reporting.render import execute, to_html
 
     monkeypatch.setenv("SLEEPAI_REPORTS", str(tmp_path))

@@ -12,7 +12,7 @@ from sleepai.datasets.mimic_csv import MimicStroke, is_stroke
 from sleepai.datasets.physionet2012 import PhysioNet2012
 from sleepai.datasets.simulated_icu import SimulatedHypotension, SimulatedICU, simulated_stays
 from sleepai.datasets.stays import pressure_ahead
-from sleepai.evaluation.audit import audit_model, sample
+from sleepai.audit.counterfactual import audit_model, sample
 from sleepai.evaluation.examples import dataset_examples
 from sleepai.evaluation.folds import make_folds
 from sleepai.features.stays import stay_rows

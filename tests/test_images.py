@@ -147,7 +147,7 @@ def test_operating_point():
     p = 1 / (1 + np.exp(-(2 * y - 1 + rng.normal(size=500))))
     for how in (0.9, 0.97):
         t = nets.operating_point(p, y, how)
-        q = nets.shifted(np.stack([1 - p, p], 1), t)
+        q = nets.at_threshold(np.stack([1 - p, p], 1), t)
         said = q.argmax(1) == 1
         assert np.array_equal(said, p >= t) and said[y].mean() >= how
         assert (p[y] > np.nextafter(t, 2)).mean() >= how and said[y].mean() < how + 0.01, (

@@ -13,7 +13,7 @@ from sleepai.datasets.cbis_ddsm import CbisDDSM, read_marks
 from sleepai.datasets.mammograms import Film, Grid, WholeFilms, film_pixels, pieces, write_png
 from sleepai.datasets.mini_mias import MiniMIAS, MiniMIASPatches, read_list
 from sleepai.datasets.simulated_mammography import SimulatedFilms, SimulatedPieces, simulated_film
-from sleepai.evaluation.audit import audit_model
+from sleepai.audit.counterfactual import audit_model
 from sleepai.evaluation.examples import dataset_examples
 from sleepai.evaluation.folds import make_folds
 from sleepai.evaluation.run import models_for
@@ -22,7 +22,7 @@ from sleepai.models import linear, mammography, neural
 from sleepai.models.base import fit
 from sleepai.preprocessing.images import as_pixels
 from sleepai.preprocessing.mammograms import apart, cut_out
-from sleepai.reporting.mammography import levels, raised, show_curves, show_levels
+from sleepai.studies.mammography_sections import levels, raised, show_curves, show_levels
 
 OWN = [m for m in registry.models if m.study == "mammography"]
 FEW = SimulatedPieces().subjects()[:16]

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sleepai import registry
 from sleepai.core import STAGES, Examples, InputError
-from sleepai.evaluation.audit import audit_pipeline, through_runner
+from sleepai.audit.counterfactual import audit_pipeline, through_runner
 from sleepai.evaluation.folds import make_folds
 from sleepai.models.base import fit, probabilities
 from sleepai.models.boosted import Boosted, load, save

@@ -12,7 +12,7 @@ from conftest import ROOT
 from sleepai.core import InputError
 from sleepai.models.cnn import CNN, augmented, channels_of, read_signals
 from sleepai.models.feature_sequence import FeatureSequence, with_ranks
-from sleepai.models.neural import class_weights, fit_temperature, held_out, load, log_loss, save, softmax
+from sleepai.models.neural import loss_weights, fit_temperature, held_out, load, log_loss, save, softmax
 from sleepai.models.sequence import LONGEST, Sequence, covering, drawn, runs
 
 SMALL = {
@@ -202,7 +202,7 @@ def test_channels_and_augmentation():
 def test_weights_temperature_and_who_is_held_out():
     codes = np.repeat([0, 1, 2], [50, 30, 20])
     for how in (None, "sqrt", "balanced"):
-        assert class_weights(codes, how)[codes].mean() == pytest.approx(1)
+        assert loss_weights(codes, how)[codes].mean() == pytest.approx(1)
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, (3000, 4))
     truth = (logits + rng.gumbel(size=logits.shape)).argmax(1)

@@ -103,11 +103,11 @@ AGAIN += [
 
 def test_committed_pages_verify():
     """Pages of each kind and study, executed again and compared output by output; `sleepai verify` does it to all."""
-    from sleepai.reporting.render import index_html, side_by_side
+    from sleepai.reporting.render import index_html, comparison_table
     from sleepai.reporting.verify import check
 
     work = [(n, REPORTS / n if (REPORTS / n / "run.json").exists() else None) for n in AGAIN]
-    assert {n: faults for n, faults in side_by_side(check, work, lambda *a: None) if faults} == {}
+    assert {n: faults for n, faults in comparison_table(check, work, lambda *a: None) if faults} == {}
     assert (REPORTS / "index.html").read_text() == index_html()
 
 

@@ -12,7 +12,7 @@ from sleepai.datasets.sleep_edf_features import SleepEDFFeatures
 from sleepai.evaluation.examples import dataset_examples, rescored, subject_examples, window_rows
 from sleepai.evaluation.folds import EXPECTED, WINDOWS, Protocol, sleep_window
 from sleepai.features.base import FeatureSet
-from sleepai.pages import windows as page
+from sleepai.analyses import windows as page
 from sleepai.preprocessing.hypnogram import wake_trim
 from sleepai.registry import datasets, protocols
 

@@ -14,14 +14,14 @@ from sleepai.core import Examples, InputError, Predictions
 from sleepai.datasets.chest_xray import ChestXray, ChestXraySubtype, patient_of
 from sleepai.datasets.image_npz import ImageNpz
 from sleepai.datasets.simulated_xray import SimulatedXray
-from sleepai.evaluation.audit import audit_model, sample
-from sleepai.evaluation.folder import finished_network, predict_folder
+from sleepai.audit.counterfactual import audit_model, sample
+from sleepai.evaluation.predict import finished_network, predict_folder
 from sleepai.evaluation.folds import official_fold
 from sleepai.models import pretrained, xray
 from sleepai.models.base import fit, probabilities
 from sleepai.preprocessing.images import as_pixels
-from sleepai.reporting.images import gallery_figure, pictured, worst_errors
-from sleepai.reporting.xray import point_table
+from sleepai.studies.image_sections import gallery_figure, pictured, worst_errors
+from sleepai.studies.xray_sections import point_table
 
 
 def test_real_images():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'sampled', 'examples_key', 'check_same', 'Difference', 'bootstrap_p', 'paired', 'holm', 'comparable',
-           'compare_all', 'against_best', 'by_subject', 'Drift', 'departures', 'drift_guard', 'drift_all']
+           'compare_all', 'against_best', 'subject_scores', 'Drift', 'departures', 'drift_guard', 'drift_all']
 
 # %% ../../nbs/evaluation/10_compare.ipynb #0a07b1bc
 from dataclasses import dataclass
@@ -185,7 +185,7 @@ def against_best(
     return pairs[pairs["a"] == pairs["best"]].reset_index(drop=True)
 
 
-def by_subject(
+def subject_scores(
     cells: list,  # of (Run, Predictions) on the same examples
     metric: str = "kappa",
 ) -> pd.DataFrame:  # index subject, a column a model, best first

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['reading_code', 'night_table', 'select', 'subject_nights', 'transformed', 'subject_examples', 'chosen_subjects',
-           'side_by_side', 'dataset_examples', 'window_rows', 'rescored']
+           'in_processes', 'dataset_examples', 'window_rows', 'rescored']
 
 # %% ../../nbs/evaluation/02_examples.ipynb #16e70dc0
 import warnings
@@ -124,7 +124,7 @@ def chosen_subjects(dataset: Dataset, protocol: Protocol, limit: int = 0) -> lis
     return people[: min(protocol.first_subjects or len(people), limit or len(people))]
 
 # %% ../../nbs/evaluation/02_examples.ipynb #2c41feb1
-def side_by_side(work: list, jobs: int, progress) -> list:  # of what the delayed calls give, in order
+def in_processes(work: list, jobs: int, progress) -> list:  # of what the delayed calls give, in order
     "Delayed calls in processes, progress told as they come."
     from joblib import Parallel
 
@@ -158,7 +158,7 @@ def dataset_examples(
         trim_min, window = (protocol.trim_min, protocol.window) if night else (None, "none")
         how = (fs, trim_min, bool(protocol.train_on) or not night, transform, window)
         ex = concat(
-            side_by_side([delayed(subject_examples)(dataset, s, *how) for s in people], jobs, progress)
+            in_processes([delayed(subject_examples)(dataset, s, *how) for s in people], jobs, progress)
         )
         if hasattr(dataset, "load_all") and not night:
             ex = replace(ex, exclusions=dataset.load_all(people).exclusions)

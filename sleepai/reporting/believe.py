@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..core import Predictions
 from ..evaluation.agreement import class_agreement, people_of, subgroups
-from ..evaluation.compare import against_best, by_subject, comparable
+from ..evaluation.compare import against_best, subject_scores, comparable
 from ..evaluation.metrics import MANY
 from ..evaluation.uncertainty import calibration, order_value
 from .figures import INK, PALE, colours, new_figure
@@ -301,7 +301,7 @@ def models_figure(
     groups = [
         g
         for g in comparable(cells).items()
-        if len(t := by_subject(g[1], metric)) <= MANY and t.notna().any(axis=None)
+        if len(t := subject_scores(g[1], metric)) <= MANY and t.notna().any(axis=None)
     ]
     if not groups:
         return None
@@ -311,7 +311,7 @@ def models_figure(
     fig, axes = new_figure(7.4, 0.3 + 2.6 * rows, nrows=rows, ncols=columns, squeeze=False)
     parts = []
     for ax, ((dataset, protocol, _), group) in zip(axes.flat, groups, strict=False):
-        t, real = by_subject(group, metric), not group[0][0].simulated
+        t, real = subject_scores(group, metric), not group[0][0].simulated
         _subjects_axes(ax, t, f"{dataset}\n{protocol}", band if real else None)
         parts.append(
             t.stack().rename(metric).rename_axis(["subject", "model"]).reset_index().assign(dataset=dataset)

@@ -6,7 +6,7 @@
 __all__ = ['FONT', 'IDLE', 'SHORTER', 'DRAWN', 'RenderError', 'check_template', 'execute', 'shorter', 'ungrouped', 'slim', 'tidy',
            'to_html', 'inline', 'with_alt', 'cell_folders', 'finished_cells', 'report_inputs', 'current', 'render_html',
            'render_page', 'render_cell', 'preview', 'render_comparison', 'render_evidence', 'index_html',
-           'side_by_side', 'render_all']
+           'render_parallel', 'render_all']
 
 # %% ../../nbs/reporting/03_render.ipynb #4046a894
 import functools
@@ -30,8 +30,8 @@ from sleepai.data import (
 )
 from ..evaluation.run import read_cell
 from ..provenance import Run
-from ..registry import pages
-from .pages import gathered
+from ..registry import analyses
+from .analyses import gathered
 from .site import Entry, index_page, page
 
 # %% ../../nbs/reporting/03_render.ipynb #1dfed7db
@@ -245,7 +245,7 @@ def _code(study: str):
     import importlib
     import pkgutil
 
-    own = {p.gather.__module__ for p in pages if p.study == study}
+    own = {p.gather.__module__ for p in analyses if p.study == study}
     found = [f"sleepai.studies.{study}", *(m for m in own if m.startswith("sleepai."))]
     for part in ("evaluation", "reporting"):
         package = importlib.import_module(f"sleepai.{part}")
@@ -371,7 +371,7 @@ def index_html() -> str:
     return index_page(entries, [(p.study, p.title, f"{p.study}/{p.name}.html") for p in gathered()])
 
 # %% ../../nbs/reporting/03_render.ipynb #f717d5bf
-def side_by_side(make, work: list, progress) -> list:  # of (name, outcome), in the order of work
+def render_parallel(make, work: list, progress) -> list:  # of (name, outcome), in the order of work
     "make(item) for every (name, ...) item, two kernels at a time: a kernel spends half of its life starting."
     from joblib import Parallel, delayed
 
@@ -402,7 +402,7 @@ def render_all(
     work = [(f.relative_to(reports_root()).as_posix(), render_cell, f) for f in folders]
     work += [(f"{s}/comparison", render_comparison, s) for s in names]
     work += [(f"{p.study}/{p.name}", render_evidence, p) for p in gathered(study)]
-    made = [name for name, new in side_by_side(lambda w: w[1](w[2], fresh=fresh), work, progress) if new]
+    made = [name for name, new in render_parallel(lambda w: w[1](w[2], fresh=fresh), work, progress) if new]
     with atomic(reports_root() / "index.html") as part:
         part.write_text(index_html())
     return made

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Table', 'capital', 'summary', 'comparison_summary', 'what_was_run', 'exclusions', 'headline', 'per_class',
-           'confusion_table', 'provenance', 'named_few', 'folds_table', 'interval_of', 'primary_of', 'side_by_side',
+           'confusion_table', 'provenance', 'named_few', 'folds_table', 'interval_of', 'primary_of', 'comparison_table',
            'goals_table', 'what_was_tried', 'class_comparison']
 
 # %% ../../nbs/reporting/01_tables.ipynb #4fab2825
@@ -220,7 +220,7 @@ def primary_of(study: str) -> str:
     return studies[study].primary
 
 # %% ../../nbs/reporting/01_tables.ipynb #90d6280d
-def side_by_side(cells: list) -> pd.DataFrame:  # of (Run, Predictions)
+def comparison_table(cells: list) -> pd.DataFrame:  # of (Run, Predictions)
     "One row a finished cell, best first within a dataset and protocol by the study's primary metric."
     first = primary_of(cells[0][0].study)
     two = {"auroc": "AUROC", "auprc": "average precision", "brier": "Brier"}

@@ -16,10 +16,10 @@ from ..core import InputError, Predictions
 from ..data import checksum, reports_root, shown, templates_root
 from ..evaluation.metrics import confusion, score
 from ..evaluation.run import pooled_metrics, read_cell
-from ..evaluation.sides import audit_cell_folder
+from ..audit.partition import audit_cell_folder
 from ..provenance import Run
-from .pages import gathered
-from .render import RenderError, cell_folders, execute, index_html, render_html, side_by_side
+from .analyses import gathered
+from .render import RenderError, cell_folders, execute, index_html, render_html, render_parallel
 
 # %% ../../nbs/reporting/04_verify.ipynb #f39a65d3
 def _same(a, b):
@@ -153,7 +153,7 @@ def verify(study: str = "", progress=lambda done, total, name: None) -> dict:  #
     work = [(f.relative_to(reports_root()).as_posix(), f) for f in folders]
     work += [(f"{s}/comparison", None) for s in sorted({name.split("/")[0] for name, _ in work})]
     work += [(f"{p.study}/{p.name}", None) for p in gathered(study)]
-    found = dict(side_by_side(check, work, progress))
+    found = dict(render_parallel(check, work, progress))
     index = reports_root() / "index.html"
     found["index.html"] = (
         []
