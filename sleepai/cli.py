@@ -190,7 +190,7 @@ def run(
 ):
     "Train, evaluate and report; finished cells are skipped. With nothing named: the default models on simulated nights."
     with told(), bars() as progress:
-        from sleepai.evaluation.run import grid
+        from sleepai.evaluation.cells import grid
         from sleepai.registry import analyses
         from sleepai.reporting.render import render_all
 
@@ -223,7 +223,8 @@ def _gather(page, study, jobs, seed, progress):
 # %% ../nbs/cli.ipynb #d351fbd3
 def _run_cell(cell, fresh, jobs, progress):
     "One cell, unless it is finished; says what came out and whether it equals what stood there."
-    from sleepai.evaluation.run import before_and_after, data_checksums, finished, run_cell
+    from sleepai.evaluation.results import data_checksums, finished
+    from sleepai.evaluation.run import before_and_after, run_cell
     from sleepai.audit.partition import audit_cell_folder
     from sleepai.registry import metrics, studies
 
@@ -340,7 +341,7 @@ def verify_(study: Annotated[str, typer.Argument(help="only this study; empty fo
 def _audit_model(cell, jobs, progress):
     "The audit of one model on a few subjects of a dataset."
     from sleepai.audit.counterfactual import audit_model, sample
-    from sleepai.evaluation.examples import dataset_examples
+    from sleepai.evaluation.run import dataset_examples
     from sleepai.audit.partition import people_of
     from sleepai.preprocessing.images import is_files
     from sleepai.registry import features, protocols
@@ -370,9 +371,9 @@ def audit(
 ):
     "Whether anything fitted saw a test subject: finished runs by their records, models by changing what they must not know."
     with told(), bars() as progress:
-        from sleepai.evaluation.run import grid
+        from sleepai.evaluation.cells import grid
         from sleepai.audit.partition import audit_cell_folder
-        from sleepai.reporting.render import cell_folders
+        from sleepai.evaluation.results import cell_folders
 
         bad = 0
         for folder in cell_folders(study):

@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'SCORE_COLUMNS', 'InputError', 'freeze', 'SleepStage', 'Recording', 'Hypnogram', 'Examples', 'concat',
-           'Fold', 'Predictions', 'Scores', 'Study']
+           'Fold', 'Predictions', 'Interval', 'Scores', 'counted', 'Target', 'StudyFields', 'Study']
 
 # %% ../nbs/00_core.ipynb #c2c252cf
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 # %% ../nbs/00_core.ipynb #3b1abbf7
 class InputError(ValueError):
-    "Something a user gave cannot be used; the message says what, what was found, and the mend."
+    "Something a user gave cannot be used; the message says what, what was found, and how to fix it."
 
 # %% ../nbs/00_core.ipynb #062006a0
 def freeze(thing, **values):
@@ -276,54 +277,130 @@ class Predictions:
     def __repr__(self):
         return f"Predictions({self.study}/{self.dataset}/{self.model}: {len(self)} examples, {len(set(self.subjects))} subjects)"
 
-# %% ../nbs/00_core.ipynb #b4e2b022
+# %% ../nbs/00_core.ipynb #3c1243fb
 SCORE_COLUMNS = ("study", "dataset", "model", "subject", "metric", "class", "value", "low", "high")
 
 
+class Interval(NamedTuple):
+    "A value with its 95 % interval; None where undefined."
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+    def __format__(self, digits):
+        "`f'{interval:.3f}'` gives `0.813 [0.795, 0.831]`, a dash where undefined."
+        if self.value is None:
+            return "–"
+        if self.low is None:
+            return f"{self.value:{digits}}"
+        return f"{self.value:{digits}} [{self.low:{digits}}, {self.high:{digits}}]"
+
+# %% ../nbs/00_core.ipynb #6c35ca80
 @dataclass(frozen=True, eq=False)
 class Scores:
-    "Tidy metric values, pooled and per subject."
+    "Metric values, pooled and per subject, with the confusion matrix."
 
     frame: pd.DataFrame  # columns of `SCORE_COLUMNS`; `class` is '' where the metric has none
+    confusion: tuple = ()  # (n_classes, n_classes) counts, rows true, columns predicted
 
     def __post_init__(self):
         lacking = [c for c in SCORE_COLUMNS if c not in self.frame.columns]
         if lacking:
             raise InputError(f"scores: column {lacking[0]!r} is missing.")
 
-    def pooled(self):
-        "Metric name -> {value, low, high}; class metrics are named `<metric>_<class>`."
+    @cached_property
+    def metrics(self) -> dict:
+        "Metric name -> pooled `Interval`; class metrics are named `<metric>_<class>`."
         f = self.frame[self.frame["subject"] == "pooled"]
-        return {
-            m + (f"_{c}" if c else ""): dict(value=v, low=lo, high=hi)
-            for m, c, v, lo, hi in f[["metric", "class", "value", "low", "high"]].itertuples(index=False)
-        }
+        values = f[["value", "low", "high"]].to_numpy(float)
+        rows = [Interval(*(None if np.isnan(v) else float(v) for v in row)) for row in values]
+        names = [m + (f"_{c}" if c else "") for m, c in zip(f["metric"], f["class"], strict=True)]
+        return dict(zip(names, rows, strict=True))
 
     def per_subject(self, metric):
         "Series subject -> value of a metric without class."
-        f = self.frame[
-            (self.frame["subject"] != "pooled")
-            & (self.frame["metric"] == metric)
-            & (self.frame["class"] == "")
-        ]
+        f = self.frame
+        f = f[(f["subject"] != "pooled") & (f["metric"] == metric) & (f["class"] == "")]
         return f.set_index("subject")["value"]
 
     def __repr__(self):
         return f"Scores({self.frame['metric'].nunique()} metrics, {self.frame['subject'].nunique() - 1} subjects)"
 
-# %% ../nbs/00_core.ipynb #addb794c
+# %% ../nbs/00_core.ipynb #686189d0
+def counted(
+    n: int,
+    noun: tuple,  # singular and plural: ('epoch', 'epochs')
+) -> str:  # '1 epoch', '20,230 epochs'
+    "A number with its noun."
+    return f"{n:,} {noun[0] if n == 1 else noun[1]}"
+
+# %% ../nbs/00_core.ipynb #82cd69d7
 @dataclass(frozen=True)
-class Study:
-    "One clinical question."
+class Target:
+    "A number to reach on a dataset."
+
+    dataset: str
+    metric: str  # as in `scores.json`: 'kappa', 'f1_S'
+    value: float
+    source: str  # 'best published', 'de Chazal et al. 2004'
+    protocol: str = ""  # empty = any of the dataset's
+    tried: str = ""  # what was tried, for a target that was missed
+
+# %% ../nbs/00_core.ipynb #37c370a7
+@dataclass(frozen=True)
+class StudyFields:
+    "What is fixed about a study."
 
     name: str  # 'sleep'
     title: str  # 'Sleep staging'
-    unit: str  # what is classified: 'epoch'
     classes: tuple  # in the order of all tables
     primary: str  # metric that ranks models
     protocol: str  # default protocol; a dataset may name another
     datasets: tuple  # datasets a plain `sleepai run <study>` evaluates
     models: tuple  # models it evaluates
+    example: tuple = ("example", "examples")  # what is classified, singular and plural
+    record: tuple = ("record", "records")  # what examples are cut from, singular and plural
     positive: str = ""  # positive class, where there is one
+    meanings: dict = field(default_factory=dict, hash=False)  # class -> what it stands for
     sections: tuple = ()  # report sections that only this study has
+    targets: tuple = ()  # of `Target`
     note: str = ""  # a sentence every report of the study carries
+    default: bool = False  # the study meant when none is named
+
+# %% ../nbs/00_core.ipynb #38b61930
+class Study(StudyFields):
+    "One clinical question, with what differs between studies."
+
+    windowed = False  # whether `select` has to see whole records, in order
+
+    def select(
+        self,
+        y: np.ndarray,  # int (n,) labels of one whole record, negative = unscored
+        index: np.ndarray,  # int (n,) place of each example in the record
+        protocol,  # the protocol it is evaluated under
+        dataset=None,
+        record: str = "",
+    ) -> tuple:  # bool (n,) which examples count; reason -> how many do not
+        "Which examples of a record count: all that carry a label."
+        kept = np.asarray(y) >= 0
+        return kept, {"unscored": int((~kept).sum())} if not kept.all() else {}
+
+    def describe(self, protocol) -> str:
+        "What a protocol means here, in words."
+        return protocol.title
+
+    def band(self, metric: str) -> tuple | None:  # low, high and what it is
+        "The range that a metric is held against, such as that of human scorers; None where there is none."
+        return None
+
+    def preview(self, run, pred):  # -> figure or None
+        "The picture that stands for a run; None = its confusion matrix."
+        return None
+
+    def predict(self, paths: list, **settings):
+        "Predict new material."
+        raise InputError(f"study {self.name!r}: cannot predict new material yet; choose a study that can.")
+
+    def __repr__(self):
+        return f"Study({self.name}: {self.title}, {self.example[1]} as {' '.join(self.classes)})"

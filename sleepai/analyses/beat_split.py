@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..core import Examples
 from ..evaluation.hard_predictions import agreement
-from ..evaluation.examples import dataset_examples
+from ..evaluation.run import dataset_examples
 from ..evaluation.metrics import confusion, ppv, sensitivity
 from ..features.beat_features import samples_in
 from ..models.base import fit, probabilities

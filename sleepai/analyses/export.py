@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from ..models.onnx_export import export_table
-from ..evaluation.folds import official_fold
 from ..models.image_network import trained
 from .xray_errors import best_run
 from ..preprocessing.images import images_of
@@ -23,8 +22,8 @@ from ..reporting.analyses import Analysis
 def gather(jobs: int, seed: int, progress) -> tuple:
     "Evidence of the page: one row a form of the network."
     ds, run, pred = best_run("xray", ("chest-xray", "simulated-xray"))
-    ex = ds.load_all(ds.subjects())
-    fold = official_fold(ex.meta, ds.name)[0]
+    ex = ds.load(ds.subjects())
+    fold = protocols["official"].split(ex)[0]
     learn, test = ex.take(fold.train), ex.take(fold.test)
     model = models.of("xray", run.model).build(seed=run.seed, jobs=jobs)
     fitted = trained(model, learn.X, learn.y, learn.meta, progress)

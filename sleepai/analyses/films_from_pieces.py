@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..core import InputError, Predictions
 from ..data import reports_root
-from ..evaluation.run import read_cell
+from ..evaluation.results import read_cell
 from ..registry import datasets, analyses
 from ..studies.mammography_sections import HIGHEST, area, raised
 from ..reporting.analyses import Analysis
@@ -26,7 +26,7 @@ def film_labels() -> pd.DataFrame:  # index record; malignant, lesion as bool
         ds = datasets[name]
         if not ds.available():
             raise ds.missing()
-        ex = ds.load_all(ds.subjects())
+        ex = ds.load(ds.subjects())
         found[positive] = pd.Series(ex.y == ds.classes.index(positive), index=ex.meta["record"].astype(str))
     return pd.DataFrame(found)
 

@@ -13,7 +13,7 @@ from ..core import InputError, Predictions
 from ..data import checksum, reports_root, shown
 from ..datasets.chest_xray import top_of
 from ..evaluation.metrics import auroc, resamples
-from ..evaluation.run import read_cell
+from ..evaluation.results import read_cell
 from ..registry import datasets, analyses
 from ..reporting.analyses import Analysis
 

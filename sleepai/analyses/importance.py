@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from ..core import STAGES
-from ..evaluation.examples import dataset_examples
+from ..evaluation.run import dataset_examples
 from ..evaluation.folds import make_folds
 from ..evaluation.importance import column_groups, importance, occlusion, permutation_counts
-from ..evaluation.run import Cell
+from ..evaluation.cells import Cell
 from ..models.base import fit, probabilities
 from ..registry import datasets, features, models, analyses
 from ..reporting.figures import STAGE_COLOURS, new_figure

@@ -15,9 +15,11 @@ import pandas as pd
 
 from ..core import STAGES, InputError
 from ..evaluation.hard_predictions import agreement, hard_predictions, gain
-from ..evaluation.examples import dataset_examples
+from ..evaluation.run import dataset_examples
 from ..evaluation.folds import make_folds
-from ..evaluation.run import Cell, predict_folds, read_cell
+from ..evaluation.cells import Cell
+from ..evaluation.fitting import predict_folds
+from ..evaluation.results import read_cell
 from ..features.context import with_context
 from ..models.base import Model
 from ..models.boosted import boosted

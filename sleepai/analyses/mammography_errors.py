@@ -11,7 +11,9 @@ import pandas as pd
 
 from ..core import InputError, Predictions
 from ..data import reports_root
-from ..evaluation.run import Cell, cell_examples, read_cell
+from ..evaluation.cells import Cell
+from ..evaluation.results import read_cell
+from ..evaluation.run import cell_examples
 from ..models.image_network import trained
 from ..registry import datasets, analyses
 from ..studies.image_sections import pictured

@@ -12,7 +12,7 @@ import pandas as pd
 from ..core import Examples, Fold, InputError
 from ..evaluation.folds import make_folds
 from ..evaluation.metrics import auroc
-from ..evaluation.run import predict_fold
+from ..evaluation.fitting import predict_fold
 from ..registry import datasets, models, analyses
 from ..reporting.figures import INK, OTHER_COLOURS, PALE, new_figure
 from ..reporting.analyses import Analysis
@@ -59,7 +59,7 @@ def replayed(
 def gather(jobs: int, seed: int, progress) -> tuple:
     "Evidence of the page: the hours of one stay, and the risks of all test hours to set alarms by."
     ds = datasets[REAL if datasets[REAL].available() else SIMULATED]
-    ex = ds.load_all(ds.subjects())
+    ex = ds.load(ds.subjects())
     fold = make_folds(ex.subjects, 5, seed)[0]
     model = models.of("icu", "boosted").build(seed=seed, jobs=jobs)
     all_hours = replayed(ex, model, fold, progress=progress)

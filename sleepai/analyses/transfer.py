@@ -14,9 +14,10 @@ import pandas as pd
 from ..core import STAGES, Examples, Fold, InputError, concat
 from ..data import reports_root
 from ..evaluation.hard_predictions import agreement, hard_predictions
-from ..evaluation.examples import dataset_examples
+from ..evaluation.run import dataset_examples
 from ..evaluation.folds import make_folds
-from ..evaluation.run import predict_folds, read_cell
+from ..evaluation.fitting import predict_folds
+from ..evaluation.results import read_cell
 from ..features.context import with_context
 from ..models.boosted import boosted
 from ..registry import datasets, features, analyses, protocols

@@ -16,10 +16,12 @@ from ..data import checksum
 from ..datasets.real_hypnograms import LABELS, recorded_part, scored_nights
 from ..datasets.sleep_edf import FIRST_20, NIGHT_TIMES, night_times
 from ..evaluation.hard_predictions import subject_confusions, drawn
-from ..evaluation.examples import dataset_examples, window_rows
-from ..evaluation.folds import WINDOWS, make_folds, sleep_window
+from ..evaluation.run import dataset_examples
+from ..studies.sleep_windows import window_rows
+from ..evaluation.folds import make_folds
+from ..studies.sleep_windows import WINDOWS, sleep_window
 from ..evaluation.metrics import accuracy, interval, kappa, macro_f1
-from ..evaluation.run import predict_fold
+from ..evaluation.fitting import predict_fold
 from ..registry import datasets, analyses, protocols
 from ..reporting.figures import INK, PALE, STAGE_COLOURS, new_figure
 from ..reporting.analyses import Analysis

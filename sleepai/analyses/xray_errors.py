@@ -10,8 +10,7 @@ import pandas as pd
 
 from ..core import InputError
 from ..data import reports_root
-from ..evaluation.folds import official_fold
-from ..evaluation.run import read_cell
+from ..evaluation.results import read_cell
 from ..registry import datasets, models, analyses
 from ..studies.image_sections import error_evidence
 from ..reporting.analyses import Analysis
@@ -38,8 +37,8 @@ def best_run(study: str, names: tuple) -> tuple:  # dataset, Run, Predictions
 def gather(jobs: int, seed: int, progress) -> tuple:
     "Evidence of the page: thumbnails and heat maps."
     ds, run, pred = best_run("xray", ("chest-xray", "simulated-xray"))
-    ex = ds.load_all(ds.subjects())
-    fold = official_fold(ex.meta, ds.name)[0]
+    ex = ds.load(ds.subjects())
+    fold = protocols["official"].split(ex)[0]
     model = models.of("xray", run.model).build(seed=run.seed, jobs=jobs)
     table, apart = error_evidence(ex, fold, model, pred, progress)
     about = dict(

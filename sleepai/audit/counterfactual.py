@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..core import Examples, Fold, InputError, concat
 from ..evaluation.folds import make_folds
-from ..evaluation.run import predict_fold
+from ..evaluation.fitting import predict_fold
 from .partition import Audit, Finding, check_fold, as_array
 from ..preprocessing.images import as_pixels, is_files
 
@@ -349,7 +349,7 @@ def audit_pipeline(
     pipeline,  # (Examples, Fold) -> predict; predict(X, meta) -> (n, K) probabilities
     ex: Examples,
     fold: Fold,
-    people: dict | None = None,  # record -> person, as `people_of` gives; None = read from the names
+    people: dict | None = None,  # record -> person, as the dataset's `people` gives; None = read from the names
     what: str = "pipeline",  # its name
     n_rows: int = 400,  # training rows to ask about
     seed: int = 0,  # of the rows to ask about

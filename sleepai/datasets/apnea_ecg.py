@@ -16,7 +16,8 @@ import pandas as pd
 
 from ..core import Examples, InputError, concat
 from ..data import RemoteFile, cached, checksum, code_digest, digest, shown
-from .base import Dataset, DatasetInfo, Record
+from .base import DatasetInfo, Record
+from .tables import Tables
 from ..features.hrv import hrv_table
 from ..preprocessing.heart_rate import beat_rates, check_beats, find_beats, r_heights
 from ..registry import datasets, unknown
@@ -235,12 +236,12 @@ def record_examples(record: Record, classes: tuple) -> Examples:
     return Examples(table, y, classes, pd.DataFrame(meta))
 
 # %% ../../nbs/datasets/26_apnea_ecg.ipynb #4fe2e687
-class ApneaECG(Dataset):
+class ApneaECG(Tables):
     "Minutes of the Apnea-ECG database."
 
-    name, kind, classes = "apnea-ecg", "features", ("normal", "apnea")
+    name, classes = "apnea-ecg", ("normal", "apnea")
+    columns = "heart rate of the minute and its surroundings"
     info = _INFO
-    uses = USES
 
     def _names(self):
         "Records, and whether they are in PhysioNet's layout."
@@ -268,7 +269,7 @@ class ApneaECG(Dataset):
             check_both(labels, shown(self.folder))
         return {r.name: digest(r.name, r.subject, beats[r.name], labels[r.name]) for r in chosen}
 
-    def load(self, subject: str) -> Examples:  # all nights of one person
+    def load_subject(self, subject: str) -> Examples:  # all nights of one person
         if not (listed := self.records()):
             raise self.missing()
         if chosen := [r for r in listed if r.subject == subject]:

@@ -112,7 +112,6 @@ class CbisDDSM(ImageDataset):
 
     name, classes = "cbis-ddsm", ("benign", "malignant")
     models = ("constant", "linear", "boosted", "cnn")
-    uses = (*ImageDataset.uses, "sleepai.datasets.mammograms", "sleepai.preprocessing.dicom")
     info = DatasetInfo(
         title="CBIS-DDSM, benign and malignant marks",
         source="https://www.cancerimagingarchive.net/collection/cbis-ddsm/",
@@ -144,9 +143,8 @@ class CbisDDSM(ImageDataset):
             return t
         return t.assign(file=[str(the_crop(f)) for f in t["files"]]).drop(columns=["files", "series"])
 
-    def load_all(self, subjects):
-        ex = super().load_all(subjects)
-        return replace(ex, exclusions=ex.exclusions | self.sorted_out()[1])
+    def exclusions(self, subjects=None):
+        return self.sorted_out()[1]
 
     def fetch(self, source="", progress=lambda *a: None):
         raise InputError(

@@ -12,7 +12,8 @@ import numpy as np
 
 from ..core import Hypnogram, InputError, Recording
 from ..data import RemoteFile, shown
-from .base import Dataset, DatasetInfo, Record
+from .base import DatasetInfo, Record
+from .recordings import Recordings
 from ..preprocessing.hypnogram import read_text_hypnogram, resample_stages, stage_codes
 from ..registry import datasets
 
@@ -83,7 +84,7 @@ _INFO = DatasetInfo(
 )
 
 # %% ../../nbs/datasets/07_dreams.ipynb #e2c0d374
-class Dreams(Dataset):
+class Dreams(Recordings):
     "Excerpts of the DREAMS sleep-spindle database."
 
     name, info = "dreams", _INFO

@@ -15,7 +15,8 @@ import pandas as pd
 
 from ..core import Examples, InputError
 from ..data import RemoteFile, checksum, fetch, raw_dir, shown, unpack
-from .base import Dataset, DatasetInfo
+from .base import DatasetInfo
+from .tables import Tables
 from ..features.beat_features import sample_name
 from ..registry import datasets
 
@@ -99,6 +100,7 @@ def _info(what):
         files=(WHEEL,),
         archives=(TABLE, *PAIR),
         study="ecg",
+        subject=("beat", "beats"),
         protocol="official",
         note=_NOTE,
     )
@@ -112,16 +114,11 @@ def place(subject: str, n: int, dataset: str) -> int:  # 'beat-0001', how many t
     return int(number) - 1
 
 # %% ../../nbs/datasets/22_ecg5000.ipynb #d46b35e1
-class ECG5000(Dataset):
+class ECG5000(Tables):
     "Five classes of beats of one patient, 140 samples each."
 
-    name, kind, classes, info = (
-        "ecg5000",
-        "features",
-        KINDS,
-        _info("5,000 beats of one patient, five classes"),
-    )
-    uses = ("sleepai.features.beat_features",)
+    name, classes, columns = "ecg5000", KINDS, "the 140 samples of the beat"
+    info = _info("5,000 beats of one patient, five classes")
 
     @property
     def folder(self):
@@ -138,7 +135,7 @@ class ECG5000(Dataset):
     def subjects(self):
         return [f"beat-{k + 1:04d}" for k in range(len(self._table()[1]))] if where_it_is(self.folder) else []
 
-    def load(self, subject: str) -> Examples:
+    def load_subject(self, subject: str) -> Examples:
         X, kinds, tested = self._table()
         at = place(subject, len(kinds), self.name)
         split = "test" if tested[at] else "train"

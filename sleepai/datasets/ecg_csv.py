@@ -16,7 +16,8 @@ import pandas as pd
 
 from ..core import Examples, InputError
 from ..data import checksum, shown
-from .base import Dataset, DatasetInfo
+from .base import DatasetInfo
+from .tables import Tables
 from ..features.beat_features import sample_name
 from ..registry import datasets
 
@@ -230,10 +231,10 @@ def only_table(folder: Path) -> Path:
     return found[0]
 
 # %% ../../nbs/datasets/23_ecg_csv.ipynb #7e6383a2
-class EcgCsv(Dataset):
+class EcgCsv(Tables):
     "A user's own table of beats."
 
-    name, kind, uses = "ecg-csv", "features", ("sleepai.features.beat_features",)
+    name, columns = "ecg-csv", "the samples or measurements of the user's table"
 
     @property
     def path(self) -> Path:
@@ -268,7 +269,7 @@ class EcgCsv(Dataset):
     def subjects(self):
         return list(dict.fromkeys(self.beats["subject"]))
 
-    def load(self, subject: str) -> Examples:
+    def load_subject(self, subject: str) -> Examples:
         if subject not in self.beats["rows"]:
             raise InputError(f"{shown(self.path)}: there is no patient {subject!r}.")
         return beat_examples(self.beats, subject)

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..core import InputError
 from ..data import digest, raw_dir, shown
-from .base import Dataset, DatasetInfo, Record
+from .base import DatasetInfo, Record
+from .recordings import Recordings
 from ..preprocessing.edf import read_edf
 from sleepai.preprocessing.hypnogram import (
     check_stages,
@@ -306,7 +307,7 @@ def _info(s, told):
     )
 
 # %% ../../nbs/datasets/06_edf_folder.ipynb #ae9e96fe
-class EdfFolder(Dataset):
+class EdfFolder(Recordings):
     "EDF recordings of the user's own, with their hypnograms."
 
     name = "edf-folder"  # until the folder's dataset.yml has been read and says otherwise

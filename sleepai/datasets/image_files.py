@@ -13,7 +13,8 @@ import pandas as pd
 
 from ..core import Examples, InputError
 from ..data import checksum, digest, shown
-from .base import Dataset, Record
+from .base import Record
+from .tables import Tables, asked
 from ..preprocessing.images import each, examine
 
 # %% ../../nbs/datasets/39_image_files.ipynb #8784023b
@@ -55,11 +56,10 @@ def usable_part(
     return kept
 
 # %% ../../nbs/datasets/39_image_files.ipynb #a532e88e
-class ImageFiles(Dataset):
+class ImageFiles(Tables):
     "Base of the image datasets; a subclass gives `listing`."
 
-    kind = "features"
-    uses = ("sleepai.datasets.image_files", "sleepai.preprocessing.images")
+    columns = "pixels"
 
     def __init__(
         self,
@@ -120,11 +120,12 @@ class ImageDataset(ImageFiles):
         rows = self.table()[["record", "subject", "file"]].itertuples(index=False)
         return [Record(str(r), str(s), files=(Path(f),)) for r, s, f in rows]
 
-    def load_all(self, subjects: list) -> Examples:
+    def load(self, subjects=None, jobs=1, progress=lambda *a: None) -> Examples:
         "All images of these subjects, in the order of the listing."
         listing, seen = self.looked_at()
         t = usable_part(listing, seen, self.classes, f"dataset {self.name!r}", self.on_bad)
-        t = t[t["subject"].astype(str).isin(set(map(str, subjects)))].reset_index(drop=True)
+        if subjects is not None:
+            t = t[t["subject"].astype(str).isin(asked(subjects))].reset_index(drop=True)
         y = t["label"].map({c: k for k, c in enumerate(self.classes)}).to_numpy(int)
         meta = t[["subject", "record", *(["split"] if "split" in t else [])]].assign(index=0)
         why = pd.Series([f.partition(":")[0] for f in seen["fault"] if f], dtype=object).value_counts()

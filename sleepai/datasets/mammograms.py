@@ -18,7 +18,8 @@ import pandas as pd
 
 from ..core import Examples, InputError
 from ..data import atomic, cached, checksum, code_digest, data_root, digest, shown
-from .base import Dataset, Record
+from .base import Record
+from .tables import Tables, asked
 from ..preprocessing.images import _eight_bits, each, examine
 from ..preprocessing.mammograms import apart, cut_out, tissue_only
 
@@ -169,16 +170,15 @@ def kept_pieces(film: Film, grid: Grid) -> pd.DataFrame:  # index, y, row, colum
     return table.assign(file=[str(folder / f"{k}.png") for k in table["index"]])
 
 # %% ../../nbs/datasets/44_mammograms.ipynb #c36363eb
-class Films(Dataset):
+class Films(Tables):
     "Base of datasets of mammograms: a subclass gives `films`, and which class each finding is."
 
-    kind, classes = "features", ("rest", "malignant")
+    classes, columns = ("rest", "malignant"), "pixels"
     models = ("constant", "control", "linear", "boosted", "cnn")
     codes = dict(
         normal=0, benign=0, malignant=1
     )  # finding -> index into `classes`; one that is missing is left out
     longest = 512  # pixels of a film
-    uses = ("sleepai.datasets.mammograms", "sleepai.preprocessing.mammograms", "sleepai.preprocessing.images")
 
     def __init__(
         self, folder=None, on_bad="leave out"
@@ -263,7 +263,7 @@ def checked(ex: Examples, name: str) -> Examples:
 class WholeFilms(Films):
     "Examples are films: a column `image` with the file of the tissue cut out."
 
-    def examples(self) -> Examples:  # of all people, in order
+    def whole(self) -> Examples:  # of all people, in order
         films, excluded = usable_films(self)
         films, files, dark = attempted(lambda f: str(clean_film(f, self.longest)), films, self)
         meta = pd.DataFrame(dict(subject=[f.subject for f in films], record=[f.name for f in films], index=0))
@@ -276,20 +276,17 @@ class WholeFilms(Films):
         "The examples, made once for the files as they are."
         key = tuple((str(f.file), os.stat(f.file).st_mtime_ns) for f in self.listed())
         if key not in self._made or not Path(self._made[key].X["image"].iloc[0]).exists():
-            self._made = {key: self.examples()}
+            self._made = {key: self.whole()}
         return self._made[key]
 
-    def load_all(self, subjects) -> Examples:
+    def load(self, subjects=None, jobs=1, progress=lambda *a: None) -> Examples:
         ex = self.made()
-        return ex.take(np.isin(ex.subjects, list(subjects)))
-
-    def load(self, subject: str) -> Examples:
-        ex = self.load_all([subject])
-        if not len(ex):
-            raise InputError(
-                f"{self.name}: there is no subject {subject!r}; choose from {', '.join(self.subjects()[:20])}, …."
-            )
-        return ex
+        if subjects is None:
+            return ex
+        rows = np.isin(ex.subjects, list(asked(subjects)))
+        if not rows.any():
+            raise self.nobody(min(asked(subjects)))
+        return ex.take(rows)
 
 # %% ../../nbs/datasets/44_mammograms.ipynb #d4d69be1
 class Pieces(WholeFilms):
@@ -300,7 +297,7 @@ class Pieces(WholeFilms):
     codes = dict(normal=0, benign=1, malignant=1)
     grid = Grid()
 
-    def examples(self) -> Examples:
+    def whole(self) -> Examples:
         films, excluded = usable_films(self)
         where = [f for f in films if f.located]
         shown, tables, dark = attempted(lambda f: kept_pieces(f, self.grid), where, self)

@@ -14,7 +14,8 @@ import numpy as np
 from ..core import Hypnogram, InputError
 from ..data import checksum, digest, raw_dir, shown
 from . import hypnogram_model, simulated_signals
-from .base import Dataset, DatasetInfo, Record
+from .base import DatasetInfo, Record
+from .recordings import Recordings
 from .simulated_signals import signals_for, truth_of
 from sleepai.datasets.sleep_edf import (
     NIGHT_TIMES,
@@ -76,8 +77,10 @@ def _made_by():
     return tuple(checksum(Path(m.__file__)) for m in (hypnogram_model, simulated_signals))
 
 # %% ../../nbs/datasets/08_real_hypnograms.ipynb #6d246f4f
-class _RealScoring(Dataset):
+class _RealScoring(Recordings):
     "The cassette nights of Sleep-EDF as they were scored, up to the end of the recording."
+
+    made_by = ("sleepai.datasets.simulated_signals", "sleepai.datasets.hypnogram_model")
 
     @property
     def folder(self):
@@ -132,7 +135,7 @@ class SimulatedSleepEDF(_RealScoring):
 
     def fingerprint(self, record):
         stages, lights = self.hypnogram(record).stages, self.lights(record) or ()
-        return digest(record.name, record.subject, record.night, self.seed, stages, lights, _made_by())
+        return digest(record.name, record.subject, record.night, self.seed, stages, lights, self.version)
 
     def fetch(self, source="", progress=lambda *a: None):
         return []

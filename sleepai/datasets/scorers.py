@@ -123,9 +123,14 @@ def _bring(dataset, source, patterns, progress):
 class Scored(Dataset):
     "Base of datasets of several scorings a night: `read` gives `Scorings`."
 
-    kind = "labels"
     marker = ""  # a path that only this dataset's folder has
     sums = {}  # cohort -> (number of records, digest of all their labels)
+
+    def refuses(self, model):
+        return (
+            f"needs signals, and dataset {self.name!r} holds scorings only; its scorers are compared by "
+            f"`sleepai run {self.info.study} --analysis human-ceiling`"
+        )
 
     @property
     def root(self):

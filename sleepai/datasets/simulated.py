@@ -16,7 +16,8 @@ import numpy as np
 from ..core import Hypnogram, InputError, Recording, SleepStage
 from ..data import atomic, checksum, digest
 from . import hypnogram_model, simulated_signals
-from .base import Dataset, DatasetInfo, Record
+from .base import DatasetInfo, Record
+from .recordings import Recordings
 from .hypnogram_model import draw_habits, model_path, sample_night, shipped_model, tonight
 from .simulated_signals import CHANNELS, SFREQ, signals_for, truth_of
 from ..registry import datasets
@@ -29,8 +30,10 @@ def _scored(seed, subject, night):  # the stages that the simulated scorer wrote
     return sample_night(model, tonight(habits, model, r), r)
 
 # %% ../../nbs/datasets/03_simulated.ipynb #dad3f5c8
-class _Sleepers(Dataset):
+class _Sleepers(Recordings):
     "People and nights in the world of a seed."
+
+    made_by = ("sleepai.datasets.simulated_signals", "sleepai.datasets.hypnogram_model")
 
     def __init__(
         self,
@@ -58,12 +61,6 @@ class _Sleepers(Dataset):
         return []
 
 # %% ../../nbs/datasets/03_simulated.ipynb #92b2909e
-def _sources():
-    here = Path(hypnogram_model.__file__)
-    modules = here, Path(simulated_signals.__file__), here.with_name("simulated.py"), model_path()
-    return tuple(checksum(f) for f in modules if f.exists())
-
-
 ABOUT = DatasetInfo(
     title="Simulated nights",
     source="drawn from a seed by this package",
@@ -105,7 +102,7 @@ class Simulated(_Sleepers):
         return [write_sleep_edf(*self.read(r), folder, n)[0].name for r, n in zip(chosen, names, strict=True)]
 
     def fingerprint(self, record):
-        return digest(record.name, record.subject, record.night, self.seed, _sources())
+        return digest(record.name, record.subject, record.night, self.seed, self.version)
 
 
 datasets.add(Simulated())

@@ -11,7 +11,8 @@ import pandas as pd
 
 from ..core import Examples, InputError
 from ..data import digest
-from .base import Dataset, DatasetInfo, Record
+from .base import DatasetInfo, Record
+from .tables import Tables
 from ..features.hrv import hrv_table
 from ..registry import datasets
 
@@ -107,11 +108,11 @@ def simulated_night(
     return *beats_of(rate, rng.uniform(0.2, 0.3), rng), called
 
 
-class SimulatedApnea(Dataset):
+class SimulatedApnea(Tables):
     "A dozen simulated nights."
 
-    name, kind, classes = "simulated-apnea", "features", ("normal", "apnea")
-    uses = ("sleepai.features.hrv", "sleepai.preprocessing.heart_rate")
+    name, classes = "simulated-apnea", ("normal", "apnea")
+    columns = "heart rate of the minute and its surroundings"
     info = DatasetInfo(
         title="simulated nights with sleep apnea",
         source="made by this package from a seed",
@@ -134,7 +135,7 @@ class SimulatedApnea(Dataset):
     def fingerprint(self, record):
         return digest(*self._night(record.name))
 
-    def load(self, subject: str) -> Examples:  # the night of one sleeper
+    def load_subject(self, subject: str) -> Examples:  # the night of one sleeper
         times, rates, apnea = self._night(subject)
         meta = pd.DataFrame(dict(subject=subject, record=subject, index=np.arange(len(apnea))))
         return Examples(hrv_table(times, rates, len(apnea)), apnea, self.classes, meta)

@@ -13,7 +13,8 @@ import pandas as pd
 
 from ..core import Examples
 from ..data import digest
-from .base import Dataset, DatasetInfo, Record
+from .base import DatasetInfo, Record
+from .tables import Tables
 from ..features.beat_features import beat_table
 from ..registry import datasets
 
@@ -115,11 +116,11 @@ def _person_table(k):
     return beat_table(x, peaks, SFREQ, "MLII"), classes
 
 
-class SimulatedECG(Dataset):
+class SimulatedECG(Tables):
     "Beats of a dozen simulated people, with the features of a real record."
 
-    name, kind, classes = "simulated-ecg", "features", BEATS
-    uses = ("sleepai.preprocessing.beats", "sleepai.features.beat_features")
+    name, classes = "simulated-ecg", BEATS
+    columns = "rhythm and shape of the beat, computed from the signal"
     info = DatasetInfo(
         title="Simulated ECG, beats of 12 people who do not exist",
         source="made by this package from a seed",
@@ -136,7 +137,7 @@ class SimulatedECG(Dataset):
     def fingerprint(self, record):
         return digest(*signal(int(record.name[3:]) - 1))
 
-    def load(self, subject: str) -> Examples:
+    def load_subject(self, subject: str) -> Examples:
         X, y = _person_table(int(subject[3:]) - 1)
         meta = pd.DataFrame(dict(subject=subject, record=subject, index=np.arange(len(y))))
         return Examples(X, y, self.classes, meta)

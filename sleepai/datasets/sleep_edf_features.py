@@ -13,8 +13,9 @@ import pandas as pd
 
 from ..core import STAGES, Examples, InputError, concat
 from ..data import RemoteFile, shown
-from .base import Dataset, DatasetInfo, Record
-from .sleep_edf import cassette_table, person
+from .base import DatasetInfo, Record
+from .tables import Tables
+from .sleep_edf import cassette_table, person, published_people
 from ..registry import datasets
 
 # %% ../../nbs/datasets/05_sleep_edf_features.ipynb #596f8181
@@ -101,11 +102,14 @@ _INFO = DatasetInfo(
 )
 
 # %% ../../nbs/datasets/05_sleep_edf_features.ipynb #003e55d1
-class SleepEDFFeatures(Dataset):
+class SleepEDFFeatures(Tables):
     "Twenty Sleep-EDF cassette nights as 72 published features per epoch."
 
-    name, kind = "sleep-edf-features", "features"
+    name = "sleep-edf-features"
     info = _INFO
+
+    def people(self):
+        return published_people()
 
     def records(self):
         people = cassette_table()
@@ -114,7 +118,7 @@ class SleepEDFFeatures(Dataset):
             for p in sorted(self.folder.glob("SC4[0-9][0-9][0-9]*.npz"))
         ]
 
-    def load(self, subject: str) -> Examples:  # all nights of one person, untrimmed
+    def load_subject(self, subject: str) -> Examples:  # all nights of one person, untrimmed
         nights = [r for r in self.records() if r.subject == subject]
         if not self.records():
             raise self.missing()

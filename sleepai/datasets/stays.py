@@ -14,7 +14,8 @@ import pandas as pd
 
 from ..core import Examples, InputError
 from ..data import cached, checksum, code_digest, digest
-from .base import Dataset, Record
+from .base import Record
+from .tables import Tables, asked
 from ..features.stays import stay_rows
 from ..preprocessing.stays import VARIABLES, checked_statics
 
@@ -52,10 +53,10 @@ def checked_tables(
 _HELD = {}  # key -> Examples, the finished tables of this process
 
 
-class Stays(Dataset):
+class Stays(Tables):
     "Base of the intensive-care datasets; a subclass gives `tables`, `stay_files` and how its rows are made."
 
-    kind, classes = "features", ("survived", "died")
+    classes, columns = ("survived", "died"), "vitals and laboratory values of the stay, hour by hour and summarised"
     uses = ("sleepai.datasets.stays", "sleepai.features.stays", "sleepai.preprocessing.stays")
     windows = {24: tuple(VARIABLES.index)}  # hours -> variables summarised over so many hours
     shown, length = tuple(VARIABLES.index), 24  # variables and hours that networks see
@@ -120,8 +121,8 @@ class StayDataset(Stays):
     def available(self):
         return all(f.is_file() for f in self.stay_files())
 
-    def examples(self) -> Examples:
-        "Everything."
+    def whole(self) -> Examples:
+        "Everything, with age and sex."
         if not self.available():
             raise self.missing()
         return finished_examples(self)
@@ -129,18 +130,20 @@ class StayDataset(Stays):
     def records(self):
         if not self.available():
             return []
-        m = self.examples().meta.drop_duplicates("record")
+        m = self.whole().meta.drop_duplicates("record")
         rows = m[["record", "subject", "age", "sex"]].itertuples(index=False)
         return [Record(r, s, age=None if np.isnan(a) else a, sex=x) for r, s, a, x in rows]
 
     def subjects(self):
-        return list(dict.fromkeys(self.examples().subjects)) if self.available() else []
+        return list(dict.fromkeys(self.whole().subjects)) if self.available() else []
 
-    def load_all(self, subjects: list) -> Examples:
+    def load(self, subjects=None, jobs=1, progress=lambda *a: None) -> Examples:
         "All examples of these subjects, in the order of the files."
-        ex = self.examples()
-        whole = len(subjects) == len(set(ex.subjects))
-        return self._plain(ex if whole else ex.take(np.isin(ex.subjects, list(map(str, subjects)))))
+        ex = self.whole()
+        rows = slice(None) if subjects is None else np.isin(ex.subjects, list(asked(subjects)))
+        if subjects is not None and not rows.any():
+            raise self.nobody(min(asked(subjects)))
+        return self._plain(ex if subjects is None or rows.all() else ex.take(rows))
 
     def _plain(self, ex):
         return Examples(ex.X, ex.y, ex.classes, ex.meta[["subject", "record", "index"]])

@@ -13,7 +13,8 @@ import pandas as pd
 
 from ..core import Examples, InputError
 from ..data import digest
-from .base import Dataset, DatasetInfo
+from .base import DatasetInfo
+from .tables import Tables, asked
 from ..registry import datasets
 
 # %% ../../nbs/datasets/48_wisconsin.ipynb #f968a510
@@ -38,10 +39,10 @@ def cell_table() -> tuple:  # X (569, 30) float32, malignant (569,) 0 or 1
     return pd.DataFrame(kept.data.astype(np.float32), columns=columns), (kept.target == 0).astype(int)
 
 # %% ../../nbs/datasets/48_wisconsin.ipynb #621dd438
-class Wisconsin(Dataset):
+class Wisconsin(Tables):
     "Benign and malignant masses by the nuclei of their cells."
 
-    name, kind, classes = "wisconsin", "features", ("benign", "malignant")
+    name, classes, columns = "wisconsin", ("benign", "malignant"), "measurements of cell nuclei, published"
     models = ("constant", "linear", "boosted")
     info = DatasetInfo(
         title="Wisconsin diagnostic breast cancer, cell nuclei",
@@ -56,17 +57,15 @@ class Wisconsin(Dataset):
     def subjects(self):
         return [f"W{k:03d}" for k in range(569)]
 
-    def load_all(self, subjects) -> Examples:
+    def load(self, subjects=None, jobs=1, progress=lambda *a: None) -> Examples:
         X, y = cell_table()
         meta = pd.DataFrame(dict(subject=self.subjects(), record=self.subjects(), index=0))
-        return Examples(X, y, self.classes, meta).take(
-            meta["subject"].isin(set(map(str, subjects))).to_numpy()
-        )
-
-    def load(self, subject: str) -> Examples:
-        if subject not in self.subjects():
-            raise InputError(f"{self.name}: there is no subject {subject!r}; there are W000 to W568.")
-        return self.load_all([subject])
+        whole = Examples(X, y, self.classes, meta)
+        if subjects is None:
+            return whole
+        if unknown := asked(subjects) - set(self.subjects()):
+            raise self.nobody(min(unknown))
+        return whole.take(np.isin(whole.subjects, list(asked(subjects))))
 
     def checksums(self, subjects=None):
         X, y = cell_table()

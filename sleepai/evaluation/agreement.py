@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SLEEP_STATISTICS', 'AGE_BANDS', 'by_night', 'hypnograms', 'epoch_by_epoch', 'sleep_statistics', 'yasa_agreement',
-           'bland_altman', 'pabak', 'one_against_rest', 'class_agreement', 'people_of', 'groups_of', 'subgroups']
+           'bland_altman', 'pabak', 'one_against_rest', 'class_agreement', 'demographics', 'groups_of', 'subgroups']
 
 # %% ../../nbs/evaluation/11_agreement.ipynb #c51af859
 import logging
@@ -213,32 +213,18 @@ def class_agreement(pred: Predictions) -> pd.DataFrame:  # a row a class and one
     order = ["kappa", "kappa low", "kappa high", "PABAK", "PABAK low", "PABAK high"]
     return pd.DataFrame(rows).T.rename_axis("class")[[*order, "prevalence index", "bias index"]]
 
-# %% ../../nbs/evaluation/11_agreement.ipynb #3d0b45c2
-AGE_BANDS = (35, 50, 65, 80)  # years at which a band begins
-
-
-def people_of(
+# %% ../../nbs/evaluation/11_agreement.ipynb #bc3eb90c
+def demographics(
     dataset: str,  # name of the dataset
     records: list,  # names of its records
 ) -> pd.DataFrame:  # index subject; age in years, sex 'F' or 'M'; no row where nothing is known
-    "Age and sex of the people of these records, as far as they are published or the dataset in place tells."
-    from sleepai.datasets.sleep_edf import cassette_table, telemetry_table
+    "Age and sex of the people of these records, as far as the dataset tells."
+    known = datasets[dataset].people() if dataset in datasets else pd.DataFrame(columns=["subject", "age", "sex"])
+    known = known[known.index.isin(list(map(str, records))) & (known["age"].notna() | (known["sex"] != ""))]
+    return known.drop_duplicates("subject").set_index("subject").sort_index()
 
-    if dataset.startswith("sleep-edf"):
-        known = pd.concat([cassette_table(), telemetry_table()])
-    else:
-        told = [(r.name, r.subject, r.age, r.sex) for r in _records(dataset) if r.sex or r.age is not None]
-        known = pd.DataFrame(told, columns=["record", "subject", "age", "sex"]).astype(dict(age=float))
-    known = known[known["record"].isin(set(map(str, records)))]
-    return known.drop_duplicates("subject").set_index("subject")[["age", "sex"]].sort_index()
-
-
-def _records(dataset):
-    "What a registered dataset lists; nothing where it lists nothing."
-    try:
-        return datasets[dataset].records() if dataset in datasets else []
-    except (InputError, NotImplementedError):
-        return []
+# %% ../../nbs/evaluation/11_agreement.ipynb #3d0b45c2
+AGE_BANDS = (35, 50, 65, 80)  # years at which a band begins
 
 
 def groups_of(

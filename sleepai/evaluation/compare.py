@@ -149,7 +149,7 @@ def holm(
 def comparable(cells: list) -> dict:  # of (Run, Predictions); (dataset, protocol, examples) -> cells
     "Cells by what they were tested on, in the order in which datasets come."
     found = {}
-    for run, pred in cells:
+    for run, pred, *_ in cells:
         key = (run.dataset_shown, run.protocol, examples_key(pred)[:12])
         found.setdefault(key, []).append((run, pred))
     return found

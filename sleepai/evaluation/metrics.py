@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ..core import SCORE_COLUMNS, Predictions, Scores
+from ..core import SCORE_COLUMNS, Interval, Predictions, Scores
 from ..registry import metrics, studies
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #19f110aa
@@ -241,14 +241,17 @@ MANY = 300  # subjects beyond which a table of each of them is no longer read
 FEW = 5  # examples a subject, on average, below which a number of each says nothing
 
 
-def score(pred: Predictions) -> Scores:
-    "Every registered metric, pooled with its interval, and per subject where they are not too many with too little."
+def score(
+    pred: Predictions,
+    only=None,  # names of metrics; None = every registered one
+) -> Scores:
+    "Metrics, pooled with their intervals, and per subject where they are not too many with too little."
     names, who = np.unique(pred.subjects, return_inverse=True)
     one_by_one = len(names) <= MANY and len(pred) >= FEW * len(names)
     C, k = confusion(pred.y_true, pred.y_pred, len(pred.classes), who), positive_of(pred)
     W = resamples(len(names)) if len(names) > 1 else np.zeros((0, len(names)), int)
     sums, rows = _sums(pred, who, len(names)), []
-    for m in metrics:
+    for m in (m for m in metrics if only is None or m.name in only):
         for c, pooled, boot, each in _measured(m, pred, C, sums, W, who, k):
             rows.append(("pooled", m.name, c, pooled, *interval(boot)))
             if one_by_one:
@@ -257,4 +260,4 @@ def score(pred: Predictions) -> Scores:
     frame.insert(0, "study", pred.study)
     frame.insert(1, "dataset", pred.dataset)
     frame.insert(2, "model", pred.model)
-    return Scores(frame)
+    return Scores(frame, tuple(map(tuple, C.sum(0).tolist())))

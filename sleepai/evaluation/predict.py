@@ -13,7 +13,6 @@ import pandas as pd
 
 from ..core import InputError
 from ..data import shown
-from .folds import official_fold
 from ..models.image_network import ImageNetwork, trained
 from ..preprocessing.images import SUFFIXES, examine
 from ..registry import datasets, models
@@ -59,6 +58,6 @@ def finished_network(
         raise InputError(f"model {model!r}: is no network of images; choose another, such as cnn.")
     if not ds.available():
         raise ds.missing()
-    ex = ds.load_all(ds.subjects())
-    learn = ex.take(official_fold(ex.meta, ds.name)[0].train)
+    ex = ds.load(ds.subjects())
+    learn = ex.take(protocols["official"].split(ex)[0].train)
     return trained(made, learn.X, learn.y, learn.meta, progress), ex.classes

@@ -28,6 +28,7 @@ class Model:
     uses: tuple = ()  # further modules whose code its predictions depend on
     members: tuple = ()  # names of models whose predictions it averages instead of fitting anything
     study: str = "sleep"  # the study it was made for; '' for one that works in any
+    version: int = 1  # raised whenever its predictions move; a run is current only while versions agree
 
     @property
     def listed_as(self):

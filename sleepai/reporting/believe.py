@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import Predictions
-from ..evaluation.agreement import class_agreement, people_of, subgroups
+from ..evaluation.agreement import class_agreement, demographics, subgroups
 from ..evaluation.compare import against_best, subject_scores, comparable
 from ..evaluation.metrics import MANY
 from ..evaluation.uncertainty import calibration, order_value
@@ -377,5 +377,5 @@ def groups_table(
     pred: Predictions,
 ) -> pd.DataFrame:  # index group; subjects, examples, kappa, its interval; empty where nothing is known
     "Kappa by sex and age, where the dataset publishes them."
-    people = people_of(pred.dataset, pred.frame["record"].unique())
+    people = demographics(pred.dataset, pred.frame["record"].unique())
     return with_brackets(subgroups(pred, people)) if len(people) else pd.DataFrame()

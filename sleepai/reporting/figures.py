@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..core import Predictions, Scores
 from ..evaluation.metrics import accuracy, confusion, kappa, score
-from ..registry import metrics
+from ..registry import metrics, studies
 
 # %% ../../nbs/reporting/00_figures.ipynb #ec554908
 STAGE_COLOURS = dict(W="#e8a33d", N1="#9ecae1", N2="#4a90c2", N3="#123f7a", R="#4f9d69")
@@ -69,7 +69,7 @@ def confusion_figure(pred: Predictions):  # -> figure
     for ax, shown, title in zip(
         axes,
         (C, share),
-        ("epochs" if pred.study == "sleep" else "examples", "share of the true class"),
+        (studies[pred.study].example[1] if pred.study in studies else "examples", "share of the true class"),
         strict=True,
     ):
         ax.pcolormesh(share, cmap="Blues", vmin=0, vmax=1.15)
@@ -106,16 +106,16 @@ def subjects_figure(
     band: tuple | None = None,  # low, high and what it is, such as the range of human scorers
 ):  # -> figure; None where subjects have no value of their own
     "The metric of every subject in order, and the pooled value with its interval."
-    each, pooled = scores.per_subject(metric).dropna().sort_values(), scores.pooled()[metric]
+    each, pooled = scores.per_subject(metric).dropna().sort_values(), scores.metrics[metric]
     if each.empty:
         return None
     fig, ax = new_figure(7.4, 2.4)
     if band:
         ax.axhspan(band[0], band[1], color="#ffe9c2", lw=0, zorder=0, label=band[2])
         ax.legend(frameon=False, fontsize=7.5, loc="lower right")
-    if np.isfinite(pooled["low"]):
-        ax.axhspan(pooled["low"], pooled["high"], color="#4a90c2", alpha=0.18, lw=0)
-    ax.axhline(pooled["value"], color="#4a90c2", lw=1.5)
+    if pooled.low is not None:
+        ax.axhspan(pooled.low, pooled.high, color="#4a90c2", alpha=0.18, lw=0)
+    ax.axhline(pooled.value, color="#4a90c2", lw=1.5)
     ax.scatter(range(len(each)), each, s=26, color=INK, zorder=3)
     few = len(each) <= 25
     ax.set(
@@ -126,14 +126,7 @@ def subjects_figure(
     )
     if few:
         ax.set_xticklabels(each.index, rotation=60, ha="right", fontsize=7.5)
-    ax.set_title(
-        f"pooled {pooled['value']:.3f}"
-        + (
-            f" [{pooled['low']:.3f}, {pooled['high']:.3f}]"
-            if np.isfinite(pooled["low"])
-            else " (no interval: one subject)"
-        )
-    )
+    ax.set_title(f"pooled {pooled:.3f}" + (" (no interval: one subject)" if pooled.low is None else ""))
     return fig
 
 # %% ../../nbs/reporting/00_figures.ipynb #00f49e97
@@ -292,21 +285,21 @@ def comparison_figure(cells: list, metric: str = "kappa"):  # of (Run, Predictio
     "A pooled metric with its interval, and each subject's."
 
     def order(cell):
-        run = cell[0]
-        return run.simulated, run.dataset, run.protocol, -(run.metrics[metric].value or 0)
+        run = cell.run
+        return run.simulated, run.dataset, run.protocol, -(cell.scores.metrics[metric].value or 0)
 
-    cells, plans = sorted(cells, key=order), {(r.dataset, r.protocol) for r, _ in cells}
+    cells, plans = sorted(cells, key=order), {(c.run.dataset, c.run.protocol) for c in cells}
     several = {d for d, _ in plans if sum(d == other for other, _ in plans) > 1}
     fig, ax = new_figure(7.4, 0.6 + 0.42 * len(cells))
-    shade = {d: colours("abcdef")[i % 6] for i, d in enumerate(dict.fromkeys(r.dataset for r, _ in cells))}
-    for k, (r, p) in enumerate(cells):
-        v, each = r.metrics[metric], score(p).per_subject(metric).dropna()
+    shade = {d: colours("abcdef")[i % 6] for i, d in enumerate(dict.fromkeys(c.run.dataset for c in cells))}
+    for k, (r, _, scores) in enumerate(cells):
+        v, each = scores.metrics[metric], scores.per_subject(metric).dropna()
         ax.scatter(each, np.full(len(each), k), s=7, color=shade[r.dataset], alpha=0.45, lw=0)
         if v.low is not None:
             ax.plot([v.low, v.high], [k, k], color=INK, lw=1.4)
         if v.value is not None:
             ax.scatter(v.value, k, s=34, color=shade[r.dataset], edgecolor=INK, zorder=3)
-    names = [f"{r.dataset_shown}: {r.model}" + f", {r.protocol}" * (r.dataset in several) for r, _ in cells]
+    names = [f"{r.dataset_shown}: {r.model}" + f", {r.protocol}" * (r.dataset in several) for r, *_ in cells]
     ax.set(
         yticks=range(len(cells)),
         yticklabels=names,

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['FONT', 'IDLE', 'SHORTER', 'DRAWN', 'RenderError', 'check_template', 'execute', 'shorter', 'ungrouped', 'slim', 'tidy',
-           'to_html', 'inline', 'with_alt', 'cell_folders', 'finished_cells', 'report_inputs', 'current', 'render_html',
-           'render_page', 'render_cell', 'preview', 'render_comparison', 'render_evidence', 'index_html',
-           'render_parallel', 'render_all']
+           'to_html', 'inline', 'with_alt', 'report_inputs', 'current', 'render_html', 'render_page', 'render_cell',
+           'preview', 'render_comparison', 'render_evidence', 'index_html', 'render_parallel', 'render_all']
 
 # %% ../../nbs/reporting/03_render.ipynb #4046a894
 import functools
@@ -28,9 +27,9 @@ from sleepai.data import (
     shown,
     templates_root,
 )
-from ..evaluation.run import read_cell
+from ..evaluation.results import cell_folders, finished_cells, read_cell
 from ..provenance import Run
-from ..registry import analyses
+from ..registry import analyses, studies
 from .analyses import gathered
 from .site import Entry, index_page, page
 
@@ -225,20 +224,6 @@ def with_alt(body: str) -> str:
     return "".join(parts)
 
 # %% ../../nbs/reporting/03_render.ipynb #e14f2a5b
-def cell_folders(study: str = "") -> list:
-    "Folders with a `run.json`, in order."
-    return sorted(
-        p.parent
-        for p in (reports_root() / study).rglob("run.json")
-        if len(p.relative_to(reports_root()).parts) > 3
-    )
-
-
-def finished_cells(study: str = "") -> list:  # of (Run, Predictions)
-    "Every finished cell of a study, read from its files."
-    return [read_cell(f) for f in cell_folders(study)]
-
-
 @functools.cache
 def _code(study: str):
     "One digest of all code that computes or draws what pages of a study show."
@@ -331,15 +316,10 @@ def preview(folder: Path):
 
     from PIL import Image
 
-    from sleepai.reporting.figures import confusion_figure, hypnogram_figure, typical_records
+    from sleepai.reporting.figures import confusion_figure
 
-    run, pred = read_cell(folder)
-    typical = typical_records(pred)
-    fig = (
-        hypnogram_figure(pred, typical.get("median", typical.get("best")), gaps=run.about.get("gaps", False))
-        if run.study == "sleep"
-        else confusion_figure(pred)
-    )
+    run, pred, _ = read_cell(folder)
+    fig = studies[run.study].preview(run, pred) or confusion_figure(pred)
     with BytesIO() as drawn, atomic(folder / "preview.png") as part:
         fig.savefig(drawn, format="png", dpi=130)
         few = Image.open(drawn).convert("RGB").quantize(64, dither=Image.Dither.NONE)
@@ -363,10 +343,9 @@ def render_evidence(page, fresh: bool = False) -> bool:
 def index_html() -> str:
     "The page of every finished cell, by study and dataset."
     entries = [
-        Entry(
-            f.relative_to(reports_root()).as_posix(), Run.read(f / "run.json"), (f / "report.html").exists()
-        )
+        Entry(f.relative_to(reports_root()).as_posix(), run, scores.metrics, (f / "report.html").exists())
         for f in cell_folders()
+        for run, _, scores in [read_cell(f)]
     ]
     return index_page(entries, [(p.study, p.title, f"{p.study}/{p.name}.html") for p in gathered()])
 

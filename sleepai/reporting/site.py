@@ -74,13 +74,13 @@ Intervals are 95 %, over resampled subjects.</p>
 <h3>{{ group[0].run.about.title }}{% if group[0].run.simulated %} <span class="badge">simulated</span>{% endif %}</h3>
 <p>{{ group[0].run.about.note }}</p>
 <div class="cards">
-{% for e in group %}{% set k = e.run.metrics[study.primary] %}
+{% for e in group %}{% set k = e.metrics[study.primary] %}
 <a class="card" href="{{ e.place }}/{{ 'report.html' if e.rendered else 'run.json' }}">
 {% if e.rendered %}<img loading="lazy" src="{{ e.place }}/preview.png" alt="{{ e.run.model }} on {{ e.run.dataset }}">{% endif %}
 <div><b>{{ e.run.model }}</b>{% if e.run.simulated %} <span class="badge">simulated</span>{% endif %}<br>
 <span class="k">{{ k.value | digits }}</span> <small>{{ study.primary_title }}{% if k.low is not none %}, {{ k.low | digits }} to
 {{ k.high | digits }}{% endif %}</small><br>
-<small>accuracy {{ e.run.metrics.accuracy.value | digits }}, macro-F1 {{ e.run.metrics.macro_f1.value | digits }}<br>
+<small>accuracy {{ e.metrics.accuracy.value | digits }}, macro-F1 {{ e.metrics.macro_f1.value | digits }}<br>
 {{ e.run.n_subjects }} subjects, {{ '{:,}'.format(e.run.n_examples) }} examples; {{ e.run.protocol }}</small></div></a>
 {% endfor %}
 </div>
@@ -94,6 +94,7 @@ class Entry:
 
     place: str  # below reports/, e.g. 'sleep/simulated/forest'
     run: Run
+    metrics: dict  # of `Scores`
     rendered: bool  # whether its report is there
 
 
@@ -105,7 +106,7 @@ def _primary(name):
 def _groups(entries):  # of one study -> one list a dataset, real data first, best first
     m = _primary(entries[0].run.study)
     sign = -1 if m.better == "higher" else 1
-    order = lambda e: (e.run.simulated, e.run.dataset, sign * (e.run.metrics[m.name].value or -1), e.place)  # noqa: E731
+    order = lambda e: (e.run.simulated, e.run.dataset, sign * (e.metrics[m.name].value or -1), e.place)  # noqa: E731
     return [list(g) for _, g in groupby(sorted(entries, key=order), key=lambda e: e.run.dataset)]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import Predictions
-from ..evaluation.agreement import groups_of, people_of
+from ..evaluation.agreement import demographics, groups_of
 from ..evaluation.metrics import auprc, auroc, interval, positive_of, ranked, resamples
 from ..registry import metrics, sections
 from ..reporting.believe import with_brackets
@@ -159,7 +159,7 @@ def subgroup_table(
     pred: Predictions,
 ) -> pd.DataFrame:  # index group; empty where neither age nor sex is known
     "Area under the ROC curve by sex and age, with intervals over the people of each group."
-    people, rows = people_of(pred.dataset, pred.frame["record"].unique()), {}
+    people, rows = demographics(pred.dataset, pred.frame["record"].unique()), {}
     if not len(people):
         return pd.DataFrame()
     for name, members in {"everyone": np.unique(pred.subjects), **groups_of(people)}.items():
