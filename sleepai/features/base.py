@@ -23,6 +23,7 @@ class FeatureSet:
     epoch_s: float = 30.0  # epoch length, s
     keep: bool = True  # whether tables go to the cache; raw samples are cheaper to cut again than to store
     uses: tuple = ()  # modules whose code the result also depends on
+    version: int = 1  # raised whenever its outputs move; a run is current only while versions agree
 
     def key(self) -> str:
         "Digest of the code and the libraries that compute it; a cached table is only found by what made it."
