@@ -226,16 +226,17 @@ def _run_cell(cell, fresh, jobs, progress):
     from sleepai.evaluation.results import data_checksums, finished
     from sleepai.evaluation.run import before_and_after, run_cell
     from sleepai.audit.partition import audit_cell_folder
+    from sleepai.core import counted
     from sleepai.registry import metrics, studies
 
     if not fresh and finished(cell, data_checksums(cell)):
         return say(f"[dim]{cell}: finished before, inputs unchanged (--fresh trains it again)[/]")
-    run, gap = before_and_after(cell, lambda: run_cell(cell, jobs, progress, resume=not fresh))
-    primary = metrics[studies[cell.study].primary]
-    k = run.metrics[primary.name]
-    text = f"{cell}: {primary.title} " + ("undefined" if k.value is None else f"{k.value:.3f}")
-    text += "" if k.low is None else f" ({k.low:.3f} to {k.high:.3f})"
-    text += f", {run.n_examples:,} examples of {run.n_subjects} subjects, {run.seconds:.0f} s"
+    done, gap = before_and_after(cell, lambda: run_cell(cell, jobs, progress, resume=not fresh))
+    run, study = done.run, studies[cell.study]
+    primary = metrics[study.primary]
+    text = f"{cell}: {primary.title} {done.scores.metrics[primary.name]:.3f}, "
+    text += f"{counted(run.n_examples, study.example)} of {counted(run.n_subjects, cell.dataset.info.subject)}, "
+    text += f"{run.seconds:.0f} s"
     if gap is not None:
         text += (
             "; [green]reproduced: the same predictions as before[/]"
@@ -342,18 +343,17 @@ def _audit_model(cell, jobs, progress):
     "The audit of one model on a few subjects of a dataset."
     from sleepai.audit.counterfactual import audit_model, sample
     from sleepai.evaluation.run import dataset_examples
-    from sleepai.audit.partition import people_of
     from sleepai.preprocessing.images import is_files
     from sleepai.registry import features, protocols
 
     model, tell = cell.spec, lambda d, n: progress("features", d, n)
-    plan = protocols[cell.plan.name if cell.plan.official else "5-fold"]
-    few = 0 if cell.plan.official else 4
+    plan = protocols[cell.plan.name if cell.plan.published_split else "5-fold"]
+    few = 0 if cell.plan.published_split else 4
     how = dict(progress=tell, transform=model.transform)
     ex = dataset_examples(cell.dataset, features[model.features], plan, few, jobs, **how)
     progress("changing what it must not know", 0, None)
     short = {k: 1 for k in ("epochs", "n_members") if k in model.build().get_params()}
-    how = dict(people=people_of(cell.dataset), seed=cell.seed, quick=bool(short))
+    how = dict(people=cell.dataset.people()["subject"].to_dict(), seed=cell.seed, quick=bool(short))
     found = audit_model(model, sample(ex, 60 if is_files(ex.X) else 4), **how, **short)
     say(f"[green]passes[/]  {cell}" if found.passed else f"[bold red]fails[/]   {cell}")
     for f in (f for f in found.findings if not f.passed):
