@@ -303,6 +303,7 @@ class Scores:
 
     frame: pd.DataFrame  # columns of `SCORE_COLUMNS`; `class` is '' where the metric has none
     confusion: tuple = ()  # (n_classes, n_classes) counts, rows true, columns predicted
+    about: dict = field(default_factory=dict)  # metric -> its title and which direction is better
 
     def __post_init__(self):
         lacking = [c for c in SCORE_COLUMNS if c not in self.frame.columns]

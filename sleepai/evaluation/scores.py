@@ -32,9 +32,8 @@ def metric_code(metric) -> str:
 # %% ../../nbs/evaluation/02_scores.ipynb #27d9140e
 def write_scores(
     folder: Path,  # of a finished run
-    scores: Scores,
+    scores: Scores,  # with `about`: metric -> title, better, code
     sha256: str,  # of the predictions they follow from
-    about: dict,  # metric -> title, better, code
 ):
     "`scores.csv`, then `scores.json`, each whole or not at all."
     with atomic(folder / "scores.csv") as part:
@@ -43,7 +42,7 @@ def write_scores(
         predictions_sha256=sha256,
         metrics={name: interval._asdict() for name, interval in scores.metrics.items()},
         confusion=scores.confusion,
-        about=about,
+        about=scores.about,
     )
     with atomic(folder / "scores.json") as part:
         part.write_text(json.dumps(stored, indent=1) + "\n")
@@ -61,7 +60,8 @@ def read_scores(folder: Path, sha256: str) -> tuple:  # Scores or None, about
                 na_values={c: [""] for c in ("value", "low", "high")},
                 float_precision="round_trip",
             )
-            return Scores(frame, tuple(map(tuple, stored["confusion"]))), stored["about"]
+            about = stored["about"]
+            return Scores(frame, tuple(map(tuple, stored["confusion"])), about), about
     return None, {}
 
 # %% ../../nbs/evaluation/02_scores.ipynb #19ac80e6
@@ -85,7 +85,7 @@ def scores_of(
         new = Scores(pd.concat([kept, new.frame], ignore_index=True), new.confusion)
     order = {name: k for k, name in enumerate([*wanted, *(n for n in about if n not in wanted)])}
     frame = new.frame.sort_values("metric", key=lambda s: s.map(order), kind="stable", ignore_index=True)
-    scores = Scores(frame, new.confusion)
+    scores = Scores(frame, new.confusion, about | wanted)
     with contextlib.suppress(OSError):  # reports that may only be read are scored in memory
-        write_scores(folder, scores, sha256, about | wanted)
+        write_scores(folder, scores, sha256)
     return scores
