@@ -321,6 +321,20 @@ def report(
         made = render_all(study, fresh, lambda d, n, name: progress(name, "report", d, n))
         say(f"{len(made)} pages rendered, the rest was up to date; open {_shown_index()}")
 
+# %% ../nbs/cli.ipynb #99d255b8
+def _currency(study):
+    "How many runs are current, and what has changed since the others."
+    from sleepai.data import reports_root
+    from sleepai.evaluation.results import cell_folders
+    from sleepai.reporting.verify import currency
+
+    told = {f.relative_to(reports_root()).as_posix(): currency(f) for f in cell_folders(study)}
+    for place, why in told.items():
+        if why:
+            say(f"[yellow]not current[/] {place}: " + "; ".join(why).replace("[", r"\["))
+    n = sum(not why for why in told.values())
+    say(f"{n} of {len(told)} runs are current: same data, parameters and versions")
+
 # %% ../nbs/cli.ipynb #eb86841d
 @app.command("verify")
 def verify_(study: Annotated[str, typer.Argument(help="only this study; empty for all")] = ""):
@@ -333,6 +347,7 @@ def verify_(study: Annotated[str, typer.Argument(help="only this study; empty fo
             say(f"[green]agrees[/]  {place}" if not wrong else f"[bold red]differs[/] {place}")
             for w in wrong:
                 say("        " + w.replace("[", r"\["))
+        _currency(study)
         bad = sum(bool(w) for w in found.values())
         say(f"{len(found) - bad} of {len(found)} agree to every digit shown")
         if bad:

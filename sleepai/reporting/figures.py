@@ -131,7 +131,7 @@ def subjects_figure(
 
 # %% ../../nbs/reporting/00_figures.ipynb #00f49e97
 def by_record(pred: Predictions) -> pd.DataFrame:  # index record; subject, examples, kappa, accuracy
-    "Agreement of the records, worst first."
+    "Agreement of the records, worst first; those whose kappa is undefined, since they hold one class, last."
     f = pred.frame.assign(_hit=0)
     names, who = np.unique(f["record"].astype(str), return_inverse=True)
     C = confusion(pred.y_true, pred.y_pred, len(pred.classes), who)
@@ -149,14 +149,15 @@ def by_record(pred: Predictions) -> pd.DataFrame:  # index record; subject, exam
         ),
         index=pd.Index(names, name="record"),
     )
-    return table.sort_values(["kappa", "accuracy"], na_position="first")
+    return table.sort_values(["kappa", "accuracy"], na_position="last")
 
 
 def typical_records(
     pred: Predictions,
 ) -> dict:  # 'best', 'median', 'worst' -> record; fewer with fewer records
     "The records that a report shows, chosen by rule."
-    t = by_record(pred).index
+    t = by_record(pred)
+    t = (t.dropna(subset=["kappa"]) if t["kappa"].notna().sum() > 2 else t).index  # kappa is undefined in a record of one class
     return (
         dict(best=t[-1], median=t[len(t) // 2], worst=t[0])
         if len(t) > 2
