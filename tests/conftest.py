@@ -1,4 +1,7 @@
+"""Two tiers: what runs always, and what `--all` adds. The command line, called in this process or in one of its own."""
+
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -7,42 +10,56 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SLEEPAI = Path(sys.executable).with_name("sleepai")
+os.environ.setdefault("COLUMNS", "200")  # tables of the command line are not wrapped
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="also run the tests marked `thorough`")
+    parser.addoption("--record", action="store_true", help="write the golden outputs of tests/golden anew")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Without `--all`, tests marked `thorough` are deselected, and those marked `quick` stand for them."""
+    other = "quick" if config.option.all else "thorough"
+    left = [item for item in items if item.get_closest_marker(other)]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in set(left)]
+
+
+class CommandLine:
+    """The command line with data and reports in a folder of its own."""
+
+    def __init__(self, base):
+        self.data, self.reports = base / "data", base / "reports"
+        self.places = dict(SLEEPAI_DATA=str(self.data), SLEEPAI_REPORTS=str(self.reports))
+
+    def __call__(self, *args, check=None):
+        """In this process, through typer's runner and in one job; gives exit code, standard output and error."""
+        from typer.testing import CliRunner
+
+        from sleepai.cli import app
+
+        stop = signal.getsignal(signal.SIGTERM)
+        with pytest.MonkeyPatch.context() as m:
+            for name, value in self.places.items():
+                m.setenv(name, value)
+            m.setattr(os, "cpu_count", lambda: 1)  # its workers would keep the folders of the first test
+            done = CliRunner().invoke(app, [str(a) for a in args])
+        signal.signal(signal.SIGTERM, stop)
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception  # what a user would see as a traceback
+        if check is not None:
+            assert done.exit_code == check, done.stdout + done.stderr
+        return done
+
+    def process(self, *args, **how):
+        """In a process of its own, as a user starts it."""
+        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen([SLEEPAI, *map(str, args)], env=os.environ | self.places, **(pipes | how))
 
 
 @pytest.fixture
 def sleepai(tmp_path):
-    """Calls the command line in a process of its own, with data and reports in a fresh folder."""
-
-    def call(*args, check=None, **kw):
-        env = os.environ | dict(
-            SLEEPAI_DATA=str(tmp_path / "data"), SLEEPAI_REPORTS=str(tmp_path / "reports"), COLUMNS="200"
-        )
-        done = subprocess.run(
-            [str(SLEEPAI), *map(str, args)], env=env, capture_output=True, text=True, timeout=900, **kw
-        )
-        if check is not None:
-            assert done.returncode == check, done.stdout + done.stderr
-        return done
-
-    call.reports, call.data = tmp_path / "reports", tmp_path / "data"
-    return call
-
-
-def study_sample(model):
-    """A few rows of a dozen people of a study's first dataset, which needs no files, as the model sees them."""
-    from sleepai import registry
-    from sleepai.audit.counterfactual import sample
-    from sleepai.evaluation.examples import dataset_examples
-
-    study = registry.studies[model.study]
-    dataset = registry.datasets[study.datasets[0]]
-    plan = registry.protocols[dataset.info.protocol or study.protocol]
-    ex = dataset_examples(dataset, registry.features[model.features], plan, transform=model.transform)
-    return sample(ex, 120 if len(ex) == len(set(ex.subjects)) else 12, 30)
-
-
-def short_training(model):
-    """Settings that make a training quick without changing its way: one epoch for networks, ten trees for forests."""
-    options = model.build(seed=0, jobs=1).get_params()
-    short = {k: 1 for k in ("epochs", "n_members", "n_thresholds") if k in options}
-    return short | {k: 10 for k in options if k.endswith("n_estimators")}
+    return CommandLine(tmp_path)

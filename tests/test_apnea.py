@@ -4,35 +4,35 @@ import numpy as np
 import pandas as pd
 import pytest
 import wfdb
-from conftest import short_training
+from material import apnea_nights, heart_rates
 
 from sleepai import registry
-from sleepai.core import InputError, Predictions
+from sleepai.audit.counterfactual import sample
+from sleepai.core import InputError, Predictions, concat
 from sleepai.datasets.apnea_ecg import HR_FILE, ONE_RECORDING, ApneaECG, half, night_of, person
-from sleepai.datasets.simulated_apnea import SimulatedApnea, simulated_night
-from sleepai.audit.counterfactual import audit_model, sample
-from sleepai.evaluation.examples import dataset_examples
-from sleepai.evaluation.folds import make_folds, official_fold
+from sleepai.datasets.simulated_apnea import SimulatedApnea
+from sleepai.evaluation.folds import make_folds
+from sleepai.evaluation.run import dataset_examples
 from sleepai.features.hrv import hrv_table
-from sleepai.models import boosted, linear, neural
 from sleepai.models.apnea import in_its_night, with_neighbours
 from sleepai.models.base import fit, probabilities
-from sleepai.models.feature_sequence import FeatureSequence
 from sleepai.preprocessing.heart_rate import check_beats, clean_beats
-from sleepai.studies.apnea_sections import a_night, apnea_index, class_table, index_limits, night_class, nights_of
+from sleepai.studies.apnea_sections import (
+    a_night,
+    apnea_index,
+    class_table,
+    index_limits,
+    night_class,
+    nights_of,
+)
 
-FITTED = ("logistic", "boosted", "recurrent")
-NIGHTS = {name: simulated_night(k) for name, k in dict(a01=0, c01=9, a21=2, c11=10).items()}
+NIGHTS = apnea_nights()
+
+OFFICIAL = registry.protocols["official"]
 
 
 def archive(folder, **changed):
-    """The archive of heart rates with four simulated nights, arrays changed, or left out when None."""
-    arrays = {}
-    for name, (t, hr, apnea) in NIGHTS.items():
-        arrays |= {f"{name}_t": t.astype("float32"), f"{name}_hr": hr.astype("float32"), f"{name}_apn": apnea}
-    folder.mkdir(exist_ok=True, parents=True)
-    np.savez(folder / HR_FILE, **{k: v for k, v in (arrays | changed).items() if v is not None})
-    return ApneaECG(folder)
+    return ApneaECG(heart_rates(folder, **changed))
 
 
 def waveform(folder, name="a01", seconds=600, qrs=False, labels="NANAN" * 2):
@@ -53,18 +53,6 @@ def waveform(folder, name="a01", seconds=600, qrs=False, labels="NANAN" * 2):
 @pytest.fixture(autouse=True)
 def fresh_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SLEEPAI_DATA", str(tmp_path / "data"))
-
-
-@pytest.fixture(scope="module")
-def examples():
-    """A few people as each model sees them."""
-    ds, plan = SimulatedApnea(), registry.protocols["5-fold"]
-    views = {f: registry.models.of("apnea", f).transform for f in FITTED}
-    made = {
-        v: dataset_examples(ds, registry.features["seed16"], plan, 6, transform=v)
-        for v in set(views.values())
-    }
-    return {f: sample(made[v], 6, 40) for f, v in views.items()}
 
 
 def wild():
@@ -112,7 +100,7 @@ def test_archive_and_halves(tmp_path):
     assert [half(r) for r in NIGHTS] == ["train", "train", "test", "test"]
     assert {e.meta["record"][0]: e.meta["split"][0] for e in exs} == {r: half(r) for r in NIGHTS}
     assert all(np.isfinite(e.X).all().all() and len(e) == 240 for e in exs)
-    fold = official_fold(pd.concat([e.meta for e in exs], ignore_index=True), ds.name)[0]
+    fold = OFFICIAL.split(concat(exs))[0]
     assert set(fold.subjects[fold.test]) == {"a21", "c11"}
     again = ApneaECG(tmp_path / "raw")
     assert again.load("a01").X.equals(exs[0].X) and again.checksums() == ds.checksums()
@@ -162,39 +150,11 @@ def test_views_are_of_one_record_and_see_no_label():
         assert not any("__at" in c for c in made)
 
 
-@pytest.mark.parametrize("name", FITTED)
-def test_model_is_audited(name, examples):
-    model = registry.models.of("apnea", name)
-    short = short_training(model) | (dict(window=10) if name == "recurrent" else {})
-    short |= dict(n_trees=10) if name == "boosted" else {}
-    short |= dict(penalties=(1.0, 0.1)) if name == "logistic" else {}
-    few = sample(examples[name], 6, 20)
-    audit = audit_model(model, few, quick=True, **short)
-    assert audit.passed, str(audit)
-
-
-@pytest.mark.parametrize("name", FITTED)
-def test_saved_without_pickle(name, examples, tmp_path):
-    model, ex = registry.models.of("apnea", name), examples[name]
-    made = fit(model.build().set_params(**short_training(model)), ex.X, ex.y, ex.meta)
-    if name == "logistic":
-        linear.save(made, tmp_path)
-        again = linear.load(tmp_path)
-    elif name == "boosted":
-        boosted.save(made, tmp_path)
-        again = boosted.load(tmp_path)
-    else:
-        neural.save(made, tmp_path)
-        again = neural.load(FeatureSequence, tmp_path)
-    a, b = (probabilities(m, ex.X, 2, ex.meta) for m in (made, again))
-    assert np.abs(a - b).max() < 1e-6
-    assert not {p.suffix for p in tmp_path.rglob("*")} & {".pkl", ".pickle", ".joblib"}
-    with pytest.raises(InputError):
-        linear.load(tmp_path / "nowhere")
-
-
-def test_simulated_nights_are_neither_trivial_nor_hopeless(examples):
-    model, ex = registry.models.of("apnea", "boosted"), examples["boosted"]
+def test_simulated_nights_are_neither_trivial_nor_hopeless():
+    model = registry.models.of("apnea", "boosted")
+    ds, plan = SimulatedApnea(), registry.protocols["5-fold"]
+    made = dataset_examples(ds, registry.features[model.features], plan, 6, transform=model.transform)
+    ex = sample(made, 6, 40)
     fold = make_folds(ex.subjects, 3)[0]
     train, test = ex.take(fold.train), ex.take(fold.test)
     p = probabilities(fit(model.build(), train.X, train.y, train.meta), test.X, 2)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, short_training, study_sample
+from conftest import ROOT
 from sklearn.decomposition import PCA
 from sklearn.feature_selection import SelectKBest, f_classif
 from sklearn.impute import SimpleImputer
@@ -13,42 +13,18 @@ from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.metrics import cohen_kappa_score, log_loss
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
+from trained import K, table
 
-from sleepai.core import STAGES, Examples, Fold, Hypnogram, InputError, Predictions, Recording, concat
-from sleepai.datasets.base import Dataset, DatasetInfo, Record
 from sleepai.audit import counterfactual as auditing
-from sleepai.audit import feature_leakage as blindness
-from sleepai.audit.counterfactual import audit_model, audit_pipeline, through_runner
+from sleepai.audit.counterfactual import audit_pipeline, through_runner
 from sleepai.audit.feature_leakage import audit_examples, audit_transform
-from sleepai.evaluation.examples import transformed
+from sleepai.audit.partition import audit_cell_folder, audit_records, check_fold
+from sleepai.core import STAGES, Fold, Hypnogram, InputError, Predictions, Recording, concat
+from sleepai.datasets.base import DatasetInfo, Record
+from sleepai.datasets.recordings import Recordings
+from sleepai.evaluation.fitting import predict_folds
 from sleepai.evaluation.folds import make_folds
-from sleepai.evaluation.run import predict_folds
-from sleepai.audit.partition import audit_cell_folder, audit_records, check_fold, people_of
-from sleepai.registry import datasets, features, models
-
-K = len(STAGES)
-
-
-def table(people=6, rows=60, columns=8, nights=1, seed=0, names=None):
-    """People who differ, with classes that show in the features and a few missing numbers."""
-    rng = np.random.default_rng(seed)
-    who = np.repeat(np.arange(people), rows)
-    y = np.concatenate(
-        [
-            rng.permutation(np.repeat(np.arange(K), rows // 60 * np.array([16, 5, 23, 7, 9])))
-            for _ in range(people)
-        ]
-    )
-    effect, person = rng.normal(size=(K, columns)), rng.normal(size=(people, columns))
-    X = effect[y] + person[who] + rng.normal(0, 1.5, (len(y), columns))
-    X[rng.random(X.shape) < 0.03] = np.nan
-    name = np.array([f"P{k + 1}" for k in range(people)] if names is None else names)[who]
-    night = np.tile(np.arange(rows) * nights // rows + 1, people)
-    record = [f"{n}N{k}" for n, k in zip(name, night, strict=True)]
-    meta = pd.DataFrame(dict(subject=name, record=record, index=np.tile(np.arange(rows), people)))
-    columns = [f"eeg__f{j}__30s" for j in range(columns)]
-    return Examples(pd.DataFrame(X, columns=columns), y, STAGES, meta)
-
+from sleepai.registry import datasets, features, models, protocols
 
 EX = table()
 FOLD = make_folds(EX.subjects, 3)[0]
@@ -414,7 +390,7 @@ def test_a_column_of_the_answer():
     assert [f.check for f in check_fold(told, FOLD) if not f.passed] == ["labels among the features"]
 
 
-# The runner and every registered model
+# The runner and what every registered model makes of a night; test_every_model.py audits the models
 
 
 def test_a_runner_that_looks_is_caught(monkeypatch):
@@ -432,35 +408,6 @@ def test_a_runner_that_looks_is_caught(monkeypatch):
     assert not audit_pipeline(pipeline, ex, FOLD).passed
 
 
-def small_table(model):
-    """Five people in the form a model takes: probabilities, samples or features with its own step applied."""
-    ex = table(people=5, columns=10)
-    rng = np.random.default_rng(0)
-    if model.features == "yasa-hypnodensity":
-        return replace(ex, X=pd.DataFrame(rng.dirichlet(np.ones(K), len(ex)), columns=list(STAGES)))
-    if model.features.startswith("raw-"):
-        X = pd.DataFrame(rng.normal(size=(len(ex), 300)) * (1 + ex.y[:, None]))
-        return replace(ex, X=X.add_prefix("eeg__s").add_suffix("__30s"))
-    nights = [ex.take(ex.subjects == s) for s in dict.fromkeys(ex.subjects)]
-    made = [transformed(model.transform, n.X, n.meta["index"].to_numpy(), "a night") for n in nights]
-    return concat([replace(n, X=X) for n, X in zip(nights, made, strict=True)])
-
-
-@pytest.mark.parametrize("name", models.names())
-def test_registered_model(name):
-    """The runner with every model; one epoch for networks and ten trees for forests are the same way, only shorter."""
-    model = models[name]
-    ex = small_table(model) if model.study in ("", "sleep") else study_sample(model)
-    fold = make_folds(ex.subjects, 3)[:1]
-    if model.members:
-        with pytest.raises(InputError, match="audit those"):
-            audit_model(model, ex, fold)
-        return
-    short = short_training(model)
-    audit = audit_model(model, ex, fold, quick="epochs" in short, **short)
-    assert audit.passed, audit.frame.to_string()
-
-
 @pytest.mark.parametrize(
     "name", [m.listed_as for m in models if m.transform is not None and m.study in ("", "sleep")]
 )
@@ -469,8 +416,8 @@ def test_registered_transform(name):
     assert audit_transform(models[name].transform, nights).passed
 
 
-class Naps(Dataset):
-    """Two people, one of two naps."""
+class Naps(Recordings):
+    """Two people, one of two naps with hours of wake on either side."""
 
     name, info = "naps", DatasetInfo("Naps", "made here", "MIT", "none", simulated=True)
 
@@ -478,40 +425,45 @@ class Naps(Dataset):
         return [Record("nap1", "A"), Record("nap2", "A", 2), Record("nap3", "B")]
 
     def read(self, record):
-        rng, y = np.random.default_rng(int(record.name[-1])), np.repeat([0, 1, 2, 3, 0], [10, 4, 6, 4, 10])
+        rng, y = np.random.default_rng(int(record.name[-1])), np.repeat([0, 1, 2, 3, 0], [80, 4, 6, 4, 80])
         x = np.concatenate([rng.normal(0, 10 + 10 * s, 3000) for s in y])
         rec = Recording(x[None], 100, ["EEG Fpz-Cz"], ["eeg"], record.subject, record.night, record.name)
         return rec, Hypnogram(y)
+
+
+class AfterTheTrim(Naps):
+    """The mistake: what lies around an epoch is looked at once the window, which the scores decide, is cut."""
+
+    def subject_examples(self, subject, features, protocol=None, transform=None):
+        ex = super().subject_examples(subject, features, protocol)
+        parts = [transform(X, None) for _, X in ex.X.groupby(ex.meta["record"].to_numpy(), sort=False)]
+        return replace(ex, X=pd.concat(parts, ignore_index=True))
+
+
+class AcrossNights(Naps):
+    """The mistake: scaled over all nights of a person."""
+
+    def subject_examples(self, subject, features, protocol=None, transform=None):
+        ex = super().subject_examples(subject, features, protocol, transform)
+        return replace(ex, X=(ex.X - ex.X.mean()) / ex.X.std())
 
 
 def rolled(X, index):
     return X.rolling(9, center=True, min_periods=1).mean()
 
 
-def test_features_are_blind(monkeypatch):
-    assert audit_examples(Naps(), features["seed16"], trim_min=2, transform=rolled).passed
-    proper = blindness.subject_examples
-
-    def after_the_trim(dataset, subject, fs, trim_min, one_class, transform, window):
-        ex = proper(dataset, subject, fs, trim_min, one_class, None, window)
-        parts = [transform(X, None) for _, X in ex.X.groupby(ex.meta["record"].to_numpy(), sort=False)]
-        return replace(ex, X=pd.concat(parts, ignore_index=True))
-
-    monkeypatch.setattr(blindness, "subject_examples", after_the_trim)
-    audit = audit_examples(Naps(), features["seed16"], trim_min=2, transform=rolled)
-    assert [f.check for f in audit.findings if not f.passed] == [
-        "scores"
-    ] and "after the trim" in audit.suspects
-
-    def across_nights(dataset, subject, fs, trim_min, one_class, transform, window):
-        ex = proper(dataset, subject, fs, trim_min, one_class, None, window)
-        return replace(ex, X=(ex.X - ex.X.mean()) / ex.X.std())
-
-    monkeypatch.setattr(blindness, "subject_examples", across_nights)
-    failed = [
-        f.check for f in audit_examples(Naps(), features["seed16"], ["A"], None).findings if not f.passed
-    ]
-    assert failed == ["other records"]
+@pytest.mark.parametrize(
+    "dataset, protocol, check, suspect",
+    [
+        (Naps, "5-fold", "", ""),
+        (AfterTheTrim, "5-fold", "scores", "after the trim"),
+        (AcrossNights, "5-fold-no-trim", "other records", "across records"),
+    ],
+)
+def test_features_are_blind(dataset, protocol, check, suspect):
+    audit = audit_examples(dataset(), features["seed16"], ["A"], protocols[protocol], transform=rolled)
+    assert [f.check for f in audit.findings if not f.passed] == [check] * bool(check)
+    assert suspect in audit.suspects
 
 
 def test_features_that_cannot_be_audited():
@@ -533,7 +485,7 @@ def finished(ex, folds):
     return SimpleNamespace(folds=notes), Predictions("sleep", "toy", "constant", STAGES, frame)
 
 
-def test_papers_of_a_finished_run():
+def test_record_of_a_finished_run():
     run, pred = finished(EX, make_folds(EX.subjects, 3))
     assert audit_records(run, pred) == []
     run.folds[0]["n_train"] += 25  # rows added before the split
@@ -548,15 +500,15 @@ def test_papers_of_a_finished_run():
     )
 
 
-def test_papers_of_a_split_by_file():
+def test_record_of_a_split_by_file():
     ex = table(people=4, rows=120, nights=2, names=[f"SC4{k:02d}" for k in range(4)])
     by_file = replace(ex, meta=ex.meta.assign(subject=ex.meta["record"].str.replace("N", "")))
     run, pred = finished(by_file, make_folds(by_file.subjects))
     assert len(audit_records(run, pred)) == 8
 
     class Listed:
-        def records(self):
-            return [Record(r, s) for r, s in set(zip(ex.meta["record"], ex.subjects, strict=True))]
+        def people(self):
+            return ex.meta[["record", "subject"]].drop_duplicates().set_index("record")
 
     found = audit_records(run, pred, Listed())
     assert found[0].startswith("8 records are filed under another person") and len(found) == 9
@@ -580,4 +532,4 @@ def test_committed_runs(folder):
 def test_a_folder_without_a_run(tmp_path):
     with pytest.raises(InputError, match="sleepai run"):
         audit_cell_folder(tmp_path)
-    assert people_of(datasets["simulated"])["SIM01N2"] == "SIM01"
+    assert datasets["simulated"].people()["subject"]["SIM01N2"] == "SIM01"

@@ -9,6 +9,7 @@ import pytest
 
 from sleepai.core import STAGES, InputError, Predictions
 from sleepai.evaluation import agreement, compare, uncertainty
+from sleepai.registry import datasets
 from sleepai.reporting import believe
 
 CYCLE = np.repeat([1, 2, 3, 2, 4], [20, 28, 30, 30, 24])
@@ -237,9 +238,9 @@ def test_subgroups():
     assert t.loc["65 to 79 years", "subjects"] == 2 and "50 to 64 years" not in t.index
     assert np.isnan(t.loc["80 and over years", ["low", "high"]].astype(float)).all()
     assert t.loc["everyone", "low"] < t.loc["everyone", "kappa"] < t.loc["everyone", "high"]
-    unknown = agreement.subgroups(pred, agreement.people_of("planted", ["S0n0"]))
+    unknown = agreement.subgroups(pred, people[:0])
     assert list(unknown.index) == ["everyone"]
-    assert agreement.people_of("sleep-edf", ["SC4161E0", "SC4162E0"]).loc["SC416", "sex"] == "M"
+    assert datasets["sleep-edf"].people().loc["SC4161E0", ["subject", "sex"]].tolist() == ["SC416", "M"]
 
 
 # uncertainty

@@ -1,4 +1,4 @@
-"""The command line through real processes."""
+"""The command line: mistakes in this process; exit codes, Ctrl-C, a kill and the first command in processes."""
 
 import contextlib
 import functools
@@ -13,9 +13,11 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, SLEEPAI
+from conftest import ROOT, CommandLine
+from material import nights
 
 from sleepai.core import Recording
+from sleepai.data import checksum
 from sleepai.preprocessing.edf import write_edf
 
 
@@ -26,55 +28,64 @@ def test_list(sleepai):
     assert "5-fold" in sleepai("list", "protocols", check=0).stdout
 
 
+def is_one_sentence(said, *words):
+    """Standard error of a command that refused: all of the words, in a sentence, without a traceback."""
+    assert all(w.lower() in said.lower() for w in words), said
+    assert "Traceback" not in said and len(said.strip().splitlines()) <= 2, said
+
+
+def nothing_written(reports):
+    return not reports.exists() or not any(p.is_file() for p in reports.rglob("*"))
+
+
+MISTAKEN = [
+    (["run", "slep"], ["study 'slep'", "sleep"]),
+    (["run", "--dataset", "simulatd"], ["dataset 'simulatd'", "did you mean 'simulated'"]),
+    (["run", "--model", "florest"], ["model 'florest'", "did you mean 'forest'"]),
+    (["run", "--protocol", "6-fold"], ["protocol '6-fold'", "5-fold"]),
+    (["run", "--dataset", "dreams"], ["dreams", "sleepai fetch dreams"]),
+    (["run", "--dataset", "sleep-edf"], ["sleep-edf", "sleepai fetch sleep-edf"]),
+    (["run", "--dataset", "sleep-edf-features", "--model", "yasa"], ["'yasa' needs signals", "forest"]),
+    (["run", "--dataset", "simulated", "--folder", "/tmp"], ["--folder"]),
+    (
+        ["run", "--dataset", "simulated", "--protocol", "trained-on-simulated"],
+        ["trains on 'simulated' itself"],
+    ),
+    (["run", "--folder", "x"], ["--folder goes with exactly one --dataset"]),
+    (["run", "--dataset", "edf-folder", "--folder", "/nowhere/at/all"], ["/nowhere/at/all"]),
+    (["run", "--subjects", "1", "--model", "constant"], ["splitting by subject needs 2"]),
+    (["run", "--analysis", "ladr"], ["analysis 'ladr'", "did you mean 'ladder'"]),
+    (["run", "--analysis", "human-ceiling"], ["sleepai fetch dod"]),
+    (["report"], ["no finished evaluation", "sleepai run"]),
+    (["verify"], ["no finished evaluation", "sleepai run"]),
+    (["fetch"], ["name a dataset"]),
+    (["fetch", "dreams", "--from", "/nowhere/at/all"], ["/nowhere/at/all", "no such folder"]),
+    (["list", "moddels"], ["kind 'moddels'"]),
+]
+
+
 @pytest.mark.parametrize(
-    "args, words",
-    [
-        (["run", "slep"], ["no study 'slep'", "sleep"]),
-        (["run", "--dataset", "simulatd"], ["no dataset 'simulatd'", "did you mean 'simulated'"]),
-        (["run", "--model", "florest"], ["no model 'florest'", "did you mean 'forest'"]),
-        (["run", "--protocol", "6-fold"], ["no protocol '6-fold'", "5-fold"]),
-        (["run", "--dataset", "dreams"], ["dreams", "sleepai fetch dreams"]),
-        (["run", "--dataset", "sleep-edf"], ["sleep-edf", "sleepai fetch sleep-edf"]),
-        (["run", "--dataset", "sleep-edf-features", "--model", "yasa"], ["'yasa' needs signals", "forest"]),
-        (["run", "--dataset", "simulated", "--folder", "/tmp"], ["leave --folder out"]),
-        (
-            ["run", "--dataset", "simulated", "--protocol", "trained-on-simulated"],
-            ["trains on 'simulated' itself"],
-        ),
-        (["run", "--folder", "x"], ["--folder goes with exactly one --dataset"]),
-        (["run", "--dataset", "edf-folder", "--folder", "/nowhere/at/all"], ["/nowhere/at/all"]),
-        (["run", "--subjects", "1", "--model", "constant"], ["splitting by subject needs 2"]),
-        (["run", "--page", "ladr"], ["no page 'ladr'", "did you mean 'ladder'"]),
-        (["run", "--page", "human-ceiling"], ["sleepai fetch dod"]),
-        (["report"], ["no finished evaluation", "sleepai run"]),
-        (["verify"], ["no finished evaluation", "sleepai run"]),
-        (["fetch"], ["name a dataset"]),
-        (["fetch", "dreams", "--from", "/nowhere/at/all"], ["/nowhere/at/all", "no such folder"]),
-        (["list", "moddels"], ["no kind 'moddels'"]),
-    ],
-    ids=lambda v: " ".join(v)[:50] if isinstance(v, list) else "",
+    "args, words", MISTAKEN, ids=lambda v: " ".join(v)[:50] if isinstance(v, list) else ""
 )
 def test_a_users_mistake_is_one_sentence_and_exit_code_2(sleepai, args, words):
-    done = sleepai(*args, check=2)
-    assert all(w in done.stderr for w in words), done.stderr
-    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) <= 2
-    assert not sleepai.reports.exists() or not any(p.is_file() for p in sleepai.reports.rglob("*")), (
-        "something was written"
-    )
+    is_one_sentence(sleepai(*args, check=2).stderr, *words)
+    assert nothing_written(sleepai.reports)
+
+
+def test_the_same_in_a_process(sleepai):
+    process = sleepai.process("run", "--model", "florest")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and out == "" and nothing_written(sleepai.reports)
+    is_one_sentence(err, "model 'florest'", "did you mean 'forest'")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A small evaluation on simulated nights, made once: folder with data and reports."""
+    """The first command of the README in small, made once in a process: folder with data and reports."""
     base = tmp_path_factory.mktemp("finished")
-    env = os.environ | dict(SLEEPAI_DATA=str(base / "data"), SLEEPAI_REPORTS=str(base / "reports"))
-    done = subprocess.run(
-        [SLEEPAI, "run", "--subjects", "3", "-m", "constant", "-m", "forest"],
-        env=env,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    process = CommandLine(base).process("run", "--subjects", "3", "-m", "constant", "-m", "forest")
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0 and "pages rendered" in out, out + err
     return base
 
 
@@ -94,8 +105,10 @@ def test_run_writes_the_contracted_files(finished):
         "run.json",
         "predictions.parquet",
         "scores.csv",
+        "scores.json",
     }
-    run, pred = json.loads((cell / "run.json").read_text()), pd.read_parquet(cell / "predictions.parquet")
+    run, scores = (json.loads((cell / name).read_text()) for name in ("run.json", "scores.json"))
+    pred = pd.read_parquet(cell / "predictions.parquet")
     assert list(pred) == [
         "fold",
         "subject",
@@ -118,10 +131,12 @@ def test_run_writes_the_contracted_files(finished):
         "classes",
         "n_subjects",
         "n_examples",
-        "metrics",
-        "confusion",
         "exclusions",
+        "data",
+        "versions",
+        "predictions_sha256",
     } <= run.keys()
+    assert not {"metrics", "confusion", "inputs"} & run.keys(), "facts only; scores follow from predictions"
     assert {
         "accuracy",
         "kappa",
@@ -133,8 +148,10 @@ def test_run_writes_the_contracted_files(finished):
         "f1_N1",
         "sensitivity_R",
         "ppv_W",
-    } <= run["metrics"].keys()
-    assert np.sum(run["confusion"]) == run["n_examples"] == len(pred) and run["n_subjects"] == 3
+    } <= scores["metrics"].keys()
+    assert np.sum(scores["confusion"]) == run["n_examples"] == len(pred) and run["n_subjects"] == 3
+    assert scores["metrics"]["accuracy"].keys() == {"value", "low", "high"}
+    assert scores["predictions_sha256"] == run["predictions_sha256"] == checksum(cell / "predictions.parquet")
     assert not pred.duplicated(["record", "index"]).any()
     assert (
         "simulated" in run["title"] and "simulated" in (cell / "report.html").read_text().split("</title>")[0]
@@ -186,11 +203,10 @@ def test_verify_agrees_and_finds_every_edited_digit(again):
 
 
 def test_a_killed_run_leaves_finished_cells_whole(sleepai):
-    env = os.environ | dict(SLEEPAI_DATA=str(sleepai.data), SLEEPAI_REPORTS=str(sleepai.reports))
     args = ["run", "--subjects", "3", "-m", "constant", "-m", "forest", "--no-report"]
     cells = sleepai.reports / "sleep" / "simulated"
     silent = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    process = subprocess.Popen([SLEEPAI, *args], env=env, **silent)
+    process = sleepai.process(*args, **silent)
     until = time.time() + 120
     while not (cells / "constant" / "run.json").exists() and time.time() < until:
         time.sleep(0.05)
@@ -205,12 +221,7 @@ def test_a_killed_run_leaves_finished_cells_whole(sleepai):
 
 def test_a_place_that_cannot_be_written_is_one_sentence(sleepai, tmp_path):
     (tmp_path / "reports").write_text("a file where a folder should be")
-    done = sleepai("run", "--subjects", "2", "-m", "constant", check=2)
-    assert (
-        "reports" in done.stderr
-        and "Traceback" not in done.stderr
-        and len(done.stderr.strip().splitlines()) <= 2
-    )
+    is_one_sentence(sleepai("run", "--subjects", "2", "-m", "constant", check=2).stderr, "reports")
 
 
 def test_damaged_files_are_one_sentence(again):
@@ -224,26 +235,15 @@ def test_damaged_files_are_one_sentence(again):
 
 
 def test_ctrl_c_is_one_sentence_and_exit_code_130(sleepai):
-    env = os.environ | dict(SLEEPAI_DATA=str(sleepai.data), SLEEPAI_REPORTS=str(sleepai.reports))
-    process = subprocess.Popen(
-        [SLEEPAI, "run", "--subjects", "6"],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=functools.partial(
-            signal.signal, signal.SIGINT, signal.SIG_DFL
-        ),  # tests in the background ignore it
-    )
+    as_usual = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # ignored in the background
+    process = sleepai.process("run", "--subjects", "6", start_new_session=True, preexec_fn=as_usual)
     began = time.monotonic()
     while not any(sleepai.data.rglob("*.*")) and time.monotonic() < began + 60:  # until it has begun to work
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert (
-        process.returncode == 130 and "the next run goes on from there" in err and "Traceback" not in err
-    ), err
+    assert process.returncode == 130 and "the next run goes on from there" in err, err
+    assert "Traceback" not in err, err
 
 
 def test_rendering_is_strict(again, tmp_path):
@@ -270,16 +270,6 @@ def test_rendering_is_strict(again, tmp_path):
     assert (again.reports / "sleep/simulated/constant/report.html").read_bytes() == html, (
         "a broken template must not touch the report"
     )
-
-
-def nights(folder, people=("ann", "bob"), channel="C4-M1"):
-    folder.mkdir()
-    for k, person in enumerate(people):
-        rng, stages = np.random.default_rng(k), np.repeat(["W", "N1", "N2", "N3", "R"], 8)
-        x = np.concatenate([rng.normal(0, 8 + 6 * i, 3000) for i in range(5) for _ in range(8)])
-        write_edf(Recording(x[None], 100, (channel,), ("eeg",), person), folder / f"{person}.edf")
-        (folder / f"{person}.txt").write_text("\n".join(stages) + "\n")
-    return folder
 
 
 def truncate(f):
@@ -313,10 +303,8 @@ def test_bad_recordings_are_one_sentence_and_exit_code_2(sleepai, tmp_path, mist
     spoil, word = MISTAKES[mistake]
     spoil(folder)
     done = sleepai("run", "-d", "edf-folder", "--folder", folder, "-m", "forest", check=2)
-    assert (
-        word in done.stderr and "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) <= 2
-    ), done.stderr
-    assert not any(p.is_file() for p in sleepai.reports.rglob("*")), "something was written"
+    is_one_sentence(done.stderr, word)
+    assert nothing_written(sleepai.reports)
 
 
 def test_a_users_own_folder_from_files_to_report(sleepai, tmp_path):

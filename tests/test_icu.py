@@ -1,31 +1,29 @@
 """Intensive care: no look ahead, patients on one side, broken files answered in a sentence, models kept and found again."""
 
+import material
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import short_training
 
 from sleepai import registry
+from sleepai.audit.counterfactual import sample
 from sleepai.core import InputError, Predictions
 from sleepai.datasets.eicu import Hypotension, Mortality
 from sleepai.datasets.mimic_csv import MimicStroke, is_stroke
 from sleepai.datasets.physionet2012 import PhysioNet2012
 from sleepai.datasets.simulated_icu import SimulatedHypotension, SimulatedICU, simulated_stays
 from sleepai.datasets.stays import pressure_ahead
-from sleepai.audit.counterfactual import audit_model, sample
-from sleepai.evaluation.examples import dataset_examples
 from sleepai.evaluation.folds import make_folds
+from sleepai.evaluation.run import dataset_examples
 from sleepai.features.stays import stay_rows
-from sleepai.models import icu_networks, icu_tables, neural
+from sleepai.models import icu_networks
 from sleepai.models.base import fit
 from sleepai.preprocessing.stays import VARIABLES, hourly, plausible
-
-OWN = [m for m in registry.models if m.study == "icu" and not m.members]
 
 
 @pytest.fixture(scope="module")
 def ex():
-    return sample(SimulatedICU().load_all(SimulatedICU().subjects()), 90, 5)
+    return sample(SimulatedICU().load(SimulatedICU().subjects()), 90, 5)
 
 
 # No look ahead -----------------------------------------------------------------------------------------------
@@ -68,7 +66,7 @@ def test_hours_are_full_hours():
 
 def test_a_patient_is_on_one_side():
     ds = SimulatedHypotension()
-    ex = ds.load_all(ds.subjects())
+    ex = ds.load(ds.subjects())
     twice = ex.meta.groupby("subject")["record"].nunique()
     assert (twice > 1).sum() > 10, "some patients have two stays"
     for fold in make_folds(ex.subjects, 5):
@@ -86,58 +84,21 @@ def test_one_by_one_is_the_same_as_all_at_once():
     )
 
 
-# Models -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("model", OWN, ids=[m.name for m in OWN])
-def test_nothing_saw_a_test_patient(model, ex):
-    short = short_training(model) | (dict(units=4, size=4) if hasattr(model.build(), "units") else {})
-    if model.name == "boosted":
-        short = dict(estimator__n_trees=10)
-    audit = audit_model(model, ex, quick=True, **short)
-    assert audit.passed, audit.frame
-
-
-@pytest.mark.parametrize("model", OWN, ids=[m.name for m in OWN])
-def test_kept_and_found_again(model, ex, tmp_path):
-    made = model.build()
-    if hasattr(made, "units"):
-        made.set_params(epochs=1, units=4, size=4)
-        fit(made, ex.X, ex.y, ex.meta)
-        neural.save(made, tmp_path)
-        again = neural.load(icu_networks.StayNetwork, tmp_path)
-    else:
-        fit(made, ex.X, ex.y, ex.meta)
-        icu_tables.save(made, tmp_path)
-        again = icu_tables.load(tmp_path)
-    assert (
-        not list(tmp_path.rglob("*.pkl"))
-        and np.abs(again.predict_proba(ex.X) - made.predict_proba(ex.X)).max() < 1e-5
-    )
+# Models ------------------------------------------------------------------------------------------------------
 
 
 def test_networks_say_what_they_lack(ex):
     with pytest.raises(InputError, match="single hours"):
         fit(icu_networks.gru(), ex.X[["hr__mean__48h"]], ex.y, ex.meta)
-    with pytest.raises(InputError, match="no such file"):
-        icu_tables.load("nowhere")
 
 
 # Broken files -----------------------------------------------------------------------------------------------
 
-STAY = "Time,Parameter,Value\n00:00,Age,{age}\n00:00,Gender,1\n00:00,ICUType,3\n00:10,HR,{hr}\n"
-OUTCOMES = "RecordID,In-hospital_death\n1,0\n2,1\n"
+STAY = material.STAY
 
 
-GOOD = STAY.format(age=60, hr=80)
-
-
-def physionet(folder, outcomes=OUTCOMES, one=GOOD):
-    (folder / "set-a").mkdir(parents=True)
-    (folder / "set-a" / "1.txt").write_text(one)
-    (folder / "set-a" / "2.txt").write_text(STAY.format(age=50, hr=90))
-    (folder / "Outcomes-a.txt").write_text(outcomes)
-    return PhysioNet2012(folder)
+def physionet(folder, **changed):
+    return PhysioNet2012(material.challenge(folder, **changed))
 
 
 @pytest.mark.parametrize(
@@ -171,17 +132,7 @@ def test_physionet_reads_a_good_folder(tmp_path, monkeypatch):
 
 
 def eicu(folder, kind=Hypotension, **changed):
-    here = folder / "demo_data" / kind.task / "eicu_demo"
-    here.mkdir(parents=True)
-    stay, hour = np.repeat([1, 2], 6), np.tile(np.arange(6), 2)
-    dyn = pd.DataFrame(
-        dict(stay_id=stay, time=pd.to_timedelta(hour, "h"), hr=80.0, map=[70.0, 70, 70, 60, 70, 70] * 2)
-    )
-    sta = pd.DataFrame(dict(stay_id=[1, 2], age=[60, 70], sex=["Male", "Female"], height=170.0, weight=70.0))
-    outc = pd.DataFrame(dict(stay_id=[1, 2], label=[0, 1]))
-    for name, table in dict(dyn=dyn, sta=sta, outc=outc).items():
-        changed.get(name, lambda t: t)(table).to_parquet(here / f"{name}.parquet")
-    return kind(folder)
+    return kind(material.eicu(folder, kind.task, **changed))
 
 
 @pytest.mark.parametrize(
@@ -246,6 +197,6 @@ def test_real_counts(name, n, positive):
 
 def test_predictions_of_hours_are_told_apart():
     ds = SimulatedHypotension()
-    ex = ds.load_all(ds.subjects())
+    ex = ds.load(ds.subjects())
     frame = ex.meta.assign(fold="f", y_true=ex.y, p_stable=0.5, p_hypotension=0.5)
     assert len(Predictions("icu", ds.name, "m", ex.classes, frame)) == len(ex)

@@ -68,7 +68,7 @@ def spoil(folder):
 def test_bad_files_are_told_and_left_out(folder):
     spoil(folder)
     ds = Shapes(folder)
-    ex = ds.load_all(ds.subjects())
+    ex = ds.load(ds.subjects())
     assert len(ex) == 9 and sum(ex.exclusions.values()) == 5
     told = (
         ds.faults().assign(file=lambda t: t["file"].str.extract(r"P8-(\w+)-")[0]).set_index("file")["fault"]
@@ -86,35 +86,35 @@ def test_bad_files_are_told_and_left_out(folder):
 def test_stops_when_asked(folder):
     spoil(folder)
     with pytest.raises(InputError, match="5 of 14 files cannot be used"):
-        Shapes(folder, on_bad="stop").load_all(["P0"])
+        Shapes(folder, on_bad="stop").load(["P0"])
     with pytest.raises(InputError, match="on_bad"):
-        Shapes(folder, on_bad="perhaps").load_all(["P0"])
+        Shapes(folder, on_bad="perhaps").load(["P0"])
 
 
 def test_one_class_and_none(folder):
     for p in folder.glob("*light*"):
         p.unlink()
     with pytest.raises(InputError, match="only images of dark"):
-        Shapes(folder).load_all(["P0"])
+        Shapes(folder).load(["P0"])
     for p in folder.iterdir():
         p.write_text("")
     with pytest.raises(InputError, match="no image that can be read among 4"):
-        Shapes(folder).load_all(["P0"])
+        Shapes(folder).load(["P0"])
     for p in folder.iterdir():
         p.unlink()
     assert not Shapes(folder).available()
     with pytest.raises(InputError, match="found none"):
-        Shapes(folder).load_all(["P0"])
+        Shapes(folder).load(["P0"])
 
 
 def test_names_are_unique_and_labels_exist(folder):
     (folder / "P0-0-grey.jpg").write_bytes((folder / "P0-0-dark.jpg").read_bytes())
     with pytest.raises(InputError, match="label 'grey'"):
-        Shapes(folder).load_all(["P0"])
+        Shapes(folder).load(["P0"])
     (folder / "P0-0-grey.jpg").unlink()
     (folder / "P0-0-dark.png").write_bytes((folder / "P0-0-dark.jpg").read_bytes())
     with pytest.raises(InputError, match="two images are called"):
-        Shapes(folder).load_all(["P0"])
+        Shapes(folder).load(["P0"])
 
 
 def test_pixels_are_padded_kept_and_few(folder, monkeypatch):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import short_training
+from material import films
 
 from sleepai import registry
 from sleepai.core import InputError, Predictions
@@ -13,52 +13,16 @@ from sleepai.datasets.cbis_ddsm import CbisDDSM, read_marks
 from sleepai.datasets.mammograms import Film, Grid, WholeFilms, film_pixels, pieces, write_png
 from sleepai.datasets.mini_mias import MiniMIAS, MiniMIASPatches, read_list
 from sleepai.datasets.simulated_mammography import SimulatedFilms, SimulatedPieces, simulated_film
-from sleepai.audit.counterfactual import audit_model
-from sleepai.evaluation.examples import dataset_examples
+from sleepai.evaluation.cells import models_for
 from sleepai.evaluation.folds import make_folds
-from sleepai.evaluation.run import models_for
 from sleepai.features.texture import texture
-from sleepai.models import linear, mammography, neural
+from sleepai.models import mammography
 from sleepai.models.base import fit
 from sleepai.preprocessing.images import as_pixels
 from sleepai.preprocessing.mammograms import apart, cut_out
 from sleepai.studies.mammography_sections import levels, raised, show_curves, show_levels
 
-OWN = [m for m in registry.models if m.study == "mammography"]
 FEW = SimulatedPieces().subjects()[:16]
-
-
-def small(model):
-    """Settings that make a model quick."""
-    options = model.build().get_params()
-    if "size" in options:
-        return dict(epochs=1, size=16, width=2) | (dict(n_a_class=24) if options["n_a_class"] else {})
-    return short_training(model) | (dict(n_trees=10) if "n_trees" in options else {})
-
-
-def seen_by(model, dataset, people):
-    """Examples as the model sees them, pixels as numbers."""
-    ds = dataset()
-    parts = dataset_examples(ds, None, registry.protocols["5-fold"], limit=people, transform=model.transform)
-    return (
-        parts if model.transform else as_pixels(parts, small(model)["size"] if "size" in small(model) else 16)
-    )
-
-
-@pytest.fixture(scope="module")
-def of_pieces():
-    """Pieces of a few simulated people, as each kind of model sees them, thinned to what an audit needs."""
-    made = {}
-
-    def give(model):
-        key = model.transform or "pixels"
-        if key not in made:
-            ex = seen_by(model, SimulatedPieces, len(FEW))
-            thin = np.flatnonzero((ex.y == 1) | (np.arange(len(ex)) % 12 == 0))
-            made[key] = ex.take(thin)
-        return made[key]
-
-    return give
 
 
 # Films -------------------------------------------------------------------------------------------------------
@@ -104,7 +68,7 @@ def test_a_lesion_is_where_the_list_says(tmp_path):
 
 def test_pieces_hold_tissue_and_films_of_both_kinds():
     ds = SimulatedPieces()
-    ex = ds.load_all(FEW)
+    ex = ds.load(FEW)
     share = [(film_pixels(f) > 0).mean() for f in ex.X["image"][::25]]
     assert min(share) > 0.75
     ill = set(ex.meta["record"][ex.y == 1])
@@ -137,7 +101,7 @@ def test_texture_of_flat_and_tiny_pictures_is_finite():
 @pytest.mark.parametrize("dataset", [SimulatedFilms, SimulatedPieces])
 def test_both_breasts_are_on_one_side(dataset):
     ds = dataset()
-    ex = ds.load_all(ds.subjects()[:20])
+    ex = ds.load(ds.subjects()[:20])
     assert (ex.meta.groupby("subject")["record"].nunique() == 2).all()
     for fold in make_folds(ex.subjects, 5):
         assert not set(ex.subjects[fold.train]) & set(ex.subjects[fold.test])
@@ -147,31 +111,11 @@ def test_both_breasts_are_on_one_side(dataset):
 # Models ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", OWN, ids=[m.name for m in OWN])
-def test_nothing_saw_a_test_person(model, of_pieces):
-    audit = audit_model(model, of_pieces(model), quick=True, **small(model))
-    assert audit.passed, audit.frame
-
-
-@pytest.mark.parametrize("model", OWN, ids=[m.name for m in OWN])
-def test_kept_and_found_again(model, of_pieces, tmp_path):
-    ex, made = of_pieces(model), model.build().set_params(**small(model))
-    fit(made, ex.X, ex.y, ex.meta)
-    if isinstance(made, mammography.ThreeBlocks):
-        neural.save(made, tmp_path)
-        again = neural.load(mammography.ThreeBlocks, tmp_path)
-    else:
-        kept = mammography if isinstance(made, mammography.Members) else linear
-        kept.save(made, tmp_path)
-        again = kept.load(tmp_path)
-    assert not list(tmp_path.rglob("*.pkl"))
-    assert np.abs(again.predict_proba(ex.X) - made.predict_proba(ex.X)).max() < 1e-5
-
-
-def test_logs_for_tensorboard(of_pieces, tmp_path):
+def test_logs_for_tensorboard(tmp_path):
+    ds = SimulatedPieces()
+    ex = as_pixels(ds.load(FEW[:8]), 16)
     model = registry.models["mammography/patch-cnn"]
-    ex = of_pieces(model)
-    made = model.build().set_params(**small(model), logs=str(tmp_path))
+    made = model.build().set_params(epochs=1, size=16, width=2, n_a_class=24, logs=str(tmp_path))
     fit(made, ex.X, ex.y, ex.meta, checkpoint=tmp_path / "kept")
     assert list(tmp_path.rglob("*tfevents*")) and list((tmp_path / "kept").glob("*.npz"))
 
@@ -231,14 +175,8 @@ def test_every_report_disclaims():
 # Broken files ------------------------------------------------------------------------------------------------
 
 
-def folder_of(
-    place, listed="mdb001 G CIRC M 200 200 24\nmdb002 D NORM\n", films=("mdb001.png", "mdb002.png")
-):
-    for k, name in enumerate(films):
-        write_png(simulated_film([5, k], False, False)[0], place / name)
-    if listed:
-        (place / "Info.txt").write_text(listed)
-    return MiniMIAS(place)
+def folder_of(place, listed="mdb001 G CIRC M 200 200 24\nmdb002 D NORM\n"):
+    return MiniMIAS(films(place, listed))
 
 
 @pytest.mark.parametrize(
@@ -255,7 +193,7 @@ def folder_of(
 )
 def test_mini_mias_says_what_is_wrong(broken, said, tmp_path):
     with pytest.raises(InputError, match=said) as e:
-        folder_of(tmp_path, **broken).load_all(["p001"])
+        folder_of(tmp_path, **broken).load(["p001"])
     assert "\n" not in str(e.value)
 
 
@@ -265,14 +203,14 @@ def test_bad_films_are_left_out_or_stop(tmp_path):
     (tmp_path / "mdb003.png").write_bytes((tmp_path / "mdb001.png").read_bytes()[:2000])
     (tmp_path / "mdb004.png").write_bytes(b"\0" * 128 + b"DICM")
     write_png(np.zeros((256, 256), np.uint8), tmp_path / "mdb005.png")
-    ex = MiniMIAS(tmp_path).load_all(ds.subjects())
+    ex = MiniMIAS(tmp_path).load(ds.subjects())
     assert (
         ex.y.tolist() == [1, 0]
         and sum(ex.exclusions.values()) == 3
         and "no breast found on it" in ex.exclusions
     )
     with pytest.raises(InputError, match="2 of 5 files cannot be used"):
-        MiniMIAS(tmp_path, on_bad="stop").load_all(["p001"])
+        MiniMIAS(tmp_path, on_bad="stop").load(["p001"])
     with pytest.raises(InputError, match="on_bad"):
         MiniMIAS(tmp_path, on_bad="ignore")
     assert not MiniMIAS(tmp_path / "nowhere").available()
@@ -322,7 +260,7 @@ def test_a_dataset_of_films_is_a_listing(tmp_path):
 
     for k, n in enumerate("ab"):
         write_png(simulated_film([9, k], False, k == 1)[0], tmp_path / f"{n}.png")
-    ex = Two(tmp_path).load_all(["a", "b"])
+    ex = Two(tmp_path).load(["a", "b"])
     assert ex.y.tolist() == [0, 1] and cut_out(apart(film_pixels(tmp_path / "a.png"))).shape[1] < 200
 
 
@@ -337,4 +275,4 @@ def test_real_counts(name, counts):
     ds = registry.datasets[name]
     if not ds.available():
         pytest.skip(f"the files of {name} are not in place")
-    assert np.bincount(ds.load_all(ds.subjects()).y).tolist() == counts
+    assert np.bincount(ds.load(ds.subjects()).y).tolist() == counts

@@ -16,8 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sleepai import registry
-from sleepai.core import STAGES, Examples, InputError
 from sleepai.audit.counterfactual import audit_pipeline, through_runner
+from sleepai.core import STAGES, Examples, InputError
 from sleepai.evaluation.folds import make_folds
 from sleepai.models.base import fit, probabilities
 from sleepai.models.boosted import Boosted, load, save

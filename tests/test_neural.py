@@ -12,7 +12,7 @@ from conftest import ROOT
 from sleepai.core import InputError
 from sleepai.models.cnn import CNN, augmented, channels_of, read_signals
 from sleepai.models.feature_sequence import FeatureSequence, with_ranks
-from sleepai.models.neural import loss_weights, fit_temperature, held_out, load, log_loss, save, softmax
+from sleepai.models.neural import fit_temperature, held_out, load, log_loss, loss_weights, save, softmax
 from sleepai.models.sequence import LONGEST, Sequence, covering, drawn, runs
 
 SMALL = {

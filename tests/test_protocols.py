@@ -4,17 +4,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sleepai.analyses import windows as page
 from sleepai.core import STAGES, Examples, Hypnogram, InputError, Predictions, Recording
-from sleepai.datasets.base import Dataset, DatasetInfo, Record
+from sleepai.datasets.base import DatasetInfo, Record
 from sleepai.datasets.real_hypnograms import LABELS, SimulatedSleepEDF, recorded_part, scored_nights
+from sleepai.datasets.recordings import Recordings
 from sleepai.datasets.sleep_edf import NIGHT_TIMES, SleepEDF, SleepEDFTelemetry, first_20, night_times
 from sleepai.datasets.sleep_edf_features import SleepEDFFeatures
-from sleepai.evaluation.examples import dataset_examples, rescored, subject_examples, window_rows
-from sleepai.evaluation.folds import EXPECTED, WINDOWS, Protocol, sleep_window
+from sleepai.datasets.tables import Tables
+from sleepai.evaluation.folds import Protocol
+from sleepai.evaluation.run import dataset_examples
 from sleepai.features.base import FeatureSet
-from sleepai.analyses import windows as page
 from sleepai.preprocessing.hypnogram import wake_trim
 from sleepai.registry import datasets, protocols
+from sleepai.studies.sleep_windows import EXPECTED, WINDOWS, rescored, sleep_window, window_rows
 
 W, N2, R, NO, MT = 0, 2, 4, -1, -2
 NIGHT = np.array([W, W, W, W, N2, NO, R, MT, N2, W, W, W, W, NO])
@@ -65,11 +68,6 @@ def test_index_counts_epochs_that_were_left_out():
     assert got.tolist() == [2, 3, 4, 6, 8, 9, 10]
 
 
-def test_no_minutes_keeps_all():
-    for window in set(WINDOWS) - {"lights"}:
-        assert sleep_window(NIGHT, window, None).all()
-
-
 @pytest.mark.parametrize("window", ["inclusive", "two-fewer", "unscored-first", "tinysleepnet"])
 def test_a_night_without_sleep_is_refused(window):
     with pytest.raises(InputError, match="night1: there is no sleep in its 4 epochs"):
@@ -77,27 +75,28 @@ def test_a_night_without_sleep_is_refused(window):
 
 
 def test_what_cannot_be_cut_is_refused():
-    with pytest.raises(InputError, match="there is no 'half'; choose from inclusive"):
+    with pytest.raises(InputError, match="Unknown window 'half'. Available: inclusive"):
         sleep_window(NIGHT, "half")
-    with pytest.raises(InputError, match="night1: when the lights went off and on is not known"):
+    with pytest.raises(InputError, match="night1: lights-off and lights-on times are not known"):
         sleep_window(NIGHT, "lights", where="night1")
-    with pytest.raises(InputError, match="choose from inclusive"):
-        Protocol("p", "p", window="half")
+    with pytest.raises(InputError, match="Unknown window 'half'. Available: inclusive"):
+        Days().examples(["A"], FS, Protocol("p", "p", window="half"))
 
 
 def test_every_scheme_stands_under_every_window():
     for scheme in ("5-fold", "leave-one-subject-out", "sleep-edf-20", "sleep-edf-78"):
         names = [scheme + {"inclusive": "", "none": "-no-trim"}.get(w, f"-{w}") for w in WINDOWS]
-        assert [protocols[n].window for n in names] == list(WINDOWS)
+        assert [protocols[n].window or "inclusive" for n in names] == list(WINDOWS)
         assert {(p.n_folds, p.first_subjects) for p in map(protocols.__getitem__, names)} == {
             (protocols[scheme].n_folds, protocols[scheme].first_subjects)
         }
     assert protocols["sleep-edf-20-tinysleepnet"].expected["sleep-edf"] == 44_220
     assert protocols["sleep-edf-78"].expected["simulated-sleep-edf"] == 195_469
-    assert protocols["5-fold"].describe()["window"] == "inclusive"
+    described = protocols["5-fold-lights"].describe()
+    assert described["window"] == "lights" and described["scheme"] == "Protocol"
 
 
-class Days(Dataset):
+class Days(Recordings):
     "Two days with four epochs of sleep each; every feature is the number of the epoch."
 
     name, info = "days", DatasetInfo("Two days", "made here", "MIT", "none", simulated=True)
@@ -123,7 +122,7 @@ def numbers(recording):
     return pd.DataFrame({"eeg__number__30s": np.arange(int(recording.duration_s / 30), dtype=float)})
 
 
-FS = FeatureSet("numbers", "numbers", numbers, keep=False)
+FS, PLAN = FeatureSet("numbers", "numbers", numbers, keep=False), Protocol("p", "p")
 
 
 def rows_of_the_whole_record(X, index):
@@ -133,7 +132,7 @@ def rows_of_the_whole_record(X, index):
 
 
 def test_a_transform_sees_the_record_before_it_is_cut():
-    ex = subject_examples(Days(), "A", FS, 30, transform=rows_of_the_whole_record)
+    ex = Days().examples(["A"], FS, PLAN, transform=rows_of_the_whole_record)
     assert len(ex) == 60 + 3 + 60 and (ex.X["eeg__rows__30s"] == 204).all()
     assert (ex.X["eeg__ahead__1500s"].to_numpy() == ex.meta["index"].to_numpy() + 50)[:-20].all()
     assert ex.exclusions == {"outside the sleep window": 80, "unscored": 1, "movement": 0}
@@ -145,34 +144,40 @@ def test_a_transform_goes_to_worker_processes():
     assert len(ex) == 2 * (60 + 3 + 59) and (ex.X["eeg__rows__30s"] == 204).all()
 
 
+class Published(Tables):
+    """The same days as rows without the unscored epochs."""
+
+    name, info = "published-days", DatasetInfo("Two days", "made here", "MIT", "none", simulated=True)
+
+    def records(self):
+        return Days().records()
+
+    def load_subject(self, subject):
+        y = np.r_[[W] * 100, [1, N2, R], [W] * 100]
+        meta = pd.DataFrame(dict(subject=subject, record=f"{subject}1", index=np.arange(len(y))))
+        return Examples(pd.DataFrame({"eeg__number__30s": np.arange(203.0)}), y, STAGES, meta)
+
+
 def test_a_transform_of_published_features():
-    class Published(Days):
-        kind = "features"
-
-        def load(self, subject):
-            y = np.r_[[W] * 100, [1, N2, R], [W] * 100]
-            meta = pd.DataFrame(dict(subject=subject, record=f"{subject}1", index=np.arange(len(y))))
-            return Examples(pd.DataFrame({"eeg__number__30s": np.arange(203.0)}), y, STAGES, meta)
-
-    ex = subject_examples(Published(), "B", FS, 30, transform=rows_of_the_whole_record)
+    ex = Published().examples(["B"], FS, PLAN, transform=rows_of_the_whole_record)
     assert len(ex) == 123 and (ex.X["eeg__rows__30s"] == 203).all()
-    with pytest.raises(InputError, match="lights went off"):
-        subject_examples(Published(), "B", FS, None, window="lights")
+    with pytest.raises(InputError, match="lights-off and lights-on times are not known"):
+        Published().examples(["B"], FS, Protocol("p", "p", window="lights"))
 
 
 def test_a_transform_may_not_lose_rows():
     with pytest.raises(InputError, match="A1: the model's transform made 203 rows of 204"):
-        subject_examples(Days(), "A", FS, 30, transform=lambda X, index: X[1:])
+        Days().examples(["A"], FS, PLAN, transform=lambda X, index: X[1:])
 
 
 def test_lights_of_a_dataset_reach_the_window():
-    plan = Protocol("p", "p", trim_min=None, window="lights")
+    plan = Protocol("p", "p", window="lights")
     ex = dataset_examples(LitDays(), FS, plan)
     assert ex.meta.groupby("record")["index"].agg(list).to_dict() == {
         "A1": [99, 100, 101],
         "B1": [101, 103, 104, 105, 106, 107, 108, 109],
     }
-    with pytest.raises(InputError, match="A1: when the lights went off and on is not known"):
+    with pytest.raises(InputError, match="A1: lights-off and lights-on times are not known"):
         dataset_examples(Days(), FS, plan)
 
 
@@ -187,16 +192,16 @@ def predictions(stages, shuffle=False):
 @pytest.mark.parametrize("window", [w for w in WINDOWS if w != "tinysleepnet"])
 def test_cutting_predictions_is_cutting_before_training(window, shuffle):
     rng = np.random.default_rng(0)
-    stages = np.r_[[W] * 30, rng.integers(-1, 5, 50), [W] * 30]
-    want = np.flatnonzero(sleep_window(stages, window, 5, lights=(33, 60)) & (stages >= 0))
-    got = rescored(predictions(stages, shuffle), window, 5, lights={"A1": (33, 60)})
+    stages = np.r_[[W] * 80, rng.integers(-1, 5, 50), [W] * 80]
+    want = np.flatnonzero(sleep_window(stages, window, lights=(83, 110)) & (stages >= 0))
+    got = rescored(predictions(stages, shuffle), window, lights={"A1": (83, 110)})
     assert sorted(got.frame["index"]) == want.tolist()
 
 
 def test_predictions_do_not_know_unscored_epochs():
     with pytest.raises(InputError, match="'tinysleepnet' depends on unscored epochs"):
         rescored(predictions(NIGHT), "tinysleepnet")
-    with pytest.raises(InputError, match="lights went off"):
+    with pytest.raises(InputError, match="lights-off and lights-on times are not known"):
         window_rows(predictions(NIGHT).frame, "lights")
 
 

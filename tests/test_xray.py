@@ -8,32 +8,32 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 from PIL import Image
+from trained import trained
 
 from sleepai import registry
 from sleepai.core import Examples, InputError, Predictions
 from sleepai.datasets.chest_xray import ChestXray, ChestXraySubtype, patient_of
 from sleepai.datasets.image_npz import ImageNpz
 from sleepai.datasets.simulated_xray import SimulatedXray
-from sleepai.audit.counterfactual import audit_model, sample
 from sleepai.evaluation.predict import finished_network, predict_folder
-from sleepai.evaluation.folds import official_fold
 from sleepai.models import pretrained, xray
-from sleepai.models.base import fit, probabilities
 from sleepai.preprocessing.images import as_pixels
 from sleepai.studies.image_sections import gallery_figure, pictured, worst_errors
 from sleepai.studies.xray_sections import point_table
+
+OFFICIAL = registry.protocols["official"]
 
 
 def test_real_images():
     ds = registry.datasets["chest-xray"]
     if not ds.available():
         pytest.skip("the chest X-rays are not in place")
-    ex = ds.load_all(ds.subjects())
+    ex = ds.load(ds.subjects())
     assert isinstance(ex, Examples) and len(ex) == 5856 and len(set(ex.subjects)) == 4097
-    fold = official_fold(ex.meta, ds.name)[0]
+    fold = OFFICIAL.split(ex)[0]
     assert len(fold.test) == 624 and ex.y[fold.test].sum() == 390
     sub = registry.datasets["chest-xray-subtype"]
-    assert len(sub.load_all(sub.subjects())) == 4273 and (ROOT / "sleepai").is_dir()
+    assert len(sub.load(sub.subjects())) == 4273 and (ROOT / "sleepai").is_dir()
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def simulated(tmp_path_factory):
     with pytest.MonkeyPatch.context() as m:
         m.setenv("SLEEPAI_DATA", str(tmp_path_factory.mktemp("data")))
         ds = SimulatedXray()
-        yield ds, ds.load_all(ds.subjects())
+        yield ds, ds.load(ds.subjects())
 
 
 def layout(folder, names, split="train"):
@@ -62,16 +62,14 @@ def test_patient_on_both_sides_is_refused(tmp_path):
     layout(tmp_path, dict(NORMAL=["IM-0001-0001"], PNEUMONIA=["person1_virus_1", "person2_bacteria_1"]))
     layout(tmp_path, dict(NORMAL=["IM-0002-0001"], PNEUMONIA=["person1_bacteria_7"]), "test")
     ds = ChestXray(tmp_path)
-    assert len(ds.load_all(ds.subjects())) == 5 and ChestXraySubtype(tmp_path).listing()[
-        "label"
-    ].tolist() == [
+    assert len(ds.load(ds.subjects())) == 5 and ChestXraySubtype(tmp_path).listing()["label"].tolist() == [
         "virus",
         "bacteria",
         "bacteria",
     ]
     layout(tmp_path, dict(PNEUMONIA=["person1_virus_2"]), "test")
     with pytest.raises(InputError, match="person1_virus is in training and test"):
-        ds.load_all(["person1_virus"])
+        ds.load(["person1_virus"])
 
 
 def test_a_folder_of_two_classes(tmp_path):
@@ -79,10 +77,10 @@ def test_a_folder_of_two_classes(tmp_path):
         (tmp_path / label).mkdir()
         for k in range(3):
             Image.fromarray(np.full((20, 30, 3), 9, np.uint8)).save(tmp_path / label / f"{label}{k}.png")
-    ex = ChestXray(tmp_path).load_all(ChestXray(tmp_path).subjects())
+    ex = ChestXray(tmp_path).load(ChestXray(tmp_path).subjects())
     assert len(ex) == 6 and "split" not in ex.meta
     with pytest.raises(InputError, match="no division"):
-        official_fold(ex.meta, "chest-xray")
+        OFFICIAL.split(ex)
     assert not ChestXray(tmp_path / "nothing").available()
 
 
@@ -101,7 +99,7 @@ def test_a_user_is_told_of_bad_files_and_may_stop_at_them(sleepai, tmp_path):
     assert "1 file cannot be used" in refused.stderr and cut.name in refused.stderr
     assert "Traceback" not in refused.stderr and not list(sleepai.reports.rglob("run.json"))
     done = sleepai(*asked, check=0)
-    assert cut.name in done.stdout and "left out" in done.stdout and "24 examples" in done.stdout
+    assert cut.name in done.stdout and "left out" in done.stdout and "24 images" in done.stdout
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(folder / "test" / "NORMAL" / "NORMAL-0-1.png")
     crossed = sleepai(*asked, check=2)
     assert "NORMAL-0-1 is in training and test" in crossed.stderr
@@ -121,12 +119,12 @@ def test_npz(tmp_path, monkeypatch):
     ):
         np.savez(file, **(parts | change))
         with pytest.raises(InputError, match=said):
-            ImageNpz(tmp_path).load_all([])
+            ImageNpz(tmp_path).load([])
     file.write_bytes(b"no archive")
     with pytest.raises(InputError, match="is not a file of images"):
-        ImageNpz(tmp_path).load_all([])
+        ImageNpz(tmp_path).load([])
     np.savez(file, **parts)
-    ex = ImageNpz(tmp_path).load_all(ImageNpz(tmp_path).subjects())
+    ex = ImageNpz(tmp_path).load(ImageNpz(tmp_path).subjects())
     x = as_pixels(ex, 28).X.to_numpy().reshape(-1, 28, 28)
     assert len(ex) == 12 and np.array_equal(x[0], parts["train_images"][0])
 
@@ -134,7 +132,7 @@ def test_npz(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["patient-split", "5-fold-even"])
 def test_even_folds(name, simulated):
     _, ex = simulated
-    folds = registry.protocols[name].folds(ex)
+    folds = registry.protocols[name].split(ex)
     for f in folds:
         assert abs(ex.y[f.test].mean() - ex.y.mean()) < 0.12
     assert (
@@ -144,26 +142,12 @@ def test_even_folds(name, simulated):
     )
     few = ex.take(np.isin(ex.subjects, ex.subjects[:2]))
     with pytest.raises(InputError, match="patients or more"):
-        registry.protocols[name].folds(few)
+        registry.protocols[name].split(few)
 
 
-@pytest.mark.parametrize("name", ["linear", "cnn"])
-def test_no_model_sees_a_test_patient(name, simulated):
-    """The other networks differ from `cnn` in their layers alone."""
-    _, ex = simulated
-    model, few = registry.models.of("xray", name), as_pixels(sample(ex, 40), 16)
-    short = dict(epochs=1, size=16) if name == "cnn" else dict(size=16)
-    found = audit_model(model, few, quick=True, **short)
-    assert found.passed, found.frame
-
-
-def test_lite0_runs_from_scratch(simulated):
-    _, ex = simulated
-    few = sample(ex, 16)
-    model = fit(xray.Lite0(size=32, weights="", epochs=1), few.X, few.y, few.meta)
-    assert (
-        np.isfinite(probabilities(model, few.X, 2)).all() and model.best_params_["weights"] == "from scratch"
-    )
+@pytest.mark.xdist_group("model xray/efficientnet-lite0")
+def test_lite0_runs_from_scratch():
+    assert trained("xray/efficientnet-lite0").fitted.best_params_["weights"] == "from scratch"
 
 
 def test_the_bigger_relatives_are_built():
