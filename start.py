@@ -1,4 +1,4 @@
-"""Set up the locked environment in `.venv`, then do a job in it. Needs Python 3.11 and nothing else.
+"""Set up the locked environment in `.venv`, then do a job in it. Needs Python 3.11, 3.12 or 3.13 and nothing else.
 
 python3 start.py run       train, evaluate and report (all that `sleepai run` takes may follow)
 python3 start.py test      run the tests (all that `pytest` takes may follow)
@@ -39,18 +39,23 @@ def has_pip():
     )
 
 
+def version_of_env():
+    """The Python of the environment, as (major, minor)."""
+    ask = [tool("python"), "-c", "import sys; print(*sys.version_info[:2])"]
+    said = subprocess.run(ask, capture_output=True, text=True).stdout.split()
+    return tuple(map(int, said))
+
+
 def set_up():
     """Make the environment, or bring it to the lock when the lock has changed."""
-    state = hashlib.sha256(
-        (ROOT / "requirements.lock").read_bytes()
-        + (ROOT / "pyproject.toml").read_bytes()
-        + str(ROOT).encode()
-    ).hexdigest()
+    parts = [(ROOT / name).read_bytes() for name in ("requirements.lock", "pyproject.toml")]
+    parts += [str(ROOT).encode(), str(sys.version_info[:2]).encode()]
+    state = hashlib.sha256(b"".join(parts)).hexdigest()
     mark = ENV / "sleepai-lock.txt"
     if mark.exists() and mark.read_text() == state:
         return
     print(f"setting up the environment in {ENV} (once; about a minute)", flush=True)
-    if not has_pip():
+    if not has_pip() or version_of_env() != sys.version_info[:2]:
         venv.create(ENV, with_pip=True, clear=ENV.exists())  # also when a first attempt was cut short
     python, quiet = tool("python"), dict(cwd=ROOT, check=True)
     uv = subprocess.run([python, "-m", "pip", "install", "-q", "uv"], cwd=ROOT).returncode == 0
@@ -68,15 +73,14 @@ def main():
     job = sys.argv[1] if len(sys.argv) > 1 else ""
     if job not in JOBS:
         sys.exit(__doc__)
-    if sys.version_info[:2] != (3, 11):
-        sys.exit(
-            f"start.py: needs Python 3.11, this is {sys.version.split()[0]}; call it as python3.11 start.py {job}"
-        )
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        found = sys.version.split()[0]
+        sys.exit(f"start.py: needs Python 3.11, 3.12 or 3.13, this is {found}; call it as python3.13 start.py {job}")
     try:
         set_up()
     except subprocess.CalledProcessError as e:
         sys.exit(
-            f"start.py: setting up failed in `{' '.join(map(str, e.cmd[:6]))} …` (its message stands above); mend that and start again"
+            f"start.py: setting up failed in `{' '.join(map(str, e.cmd[:6]))} …` (its message stands above); fix that and start again"
         )
     except KeyboardInterrupt:
         sys.exit("start.py: stopped while setting up; the next start goes on")

@@ -6,17 +6,23 @@
 __all__ = ['ImageStudy']
 
 # %% ../../nbs/studies/00_image_studies.ipynb #1ad8962d
+from dataclasses import dataclass
+
 from ..core import Study
 
 # %% ../../nbs/studies/00_image_studies.ipynb #9abf268a
+@dataclass(frozen=True, repr=False)
 class ImageStudy(Study):
     "A study whose new material is a folder of images."
+
+    trained_on: str = ""  # dataset that its network for new material learns from; empty = the first default one
+    network: str = ""  # model used for new material; empty = the last of the default models
 
     def predict(
         self,
         paths,  # a folder, searched with all folders in it
-        dataset: str = "",  # what the network learned from; empty = the study's first real dataset in place
-        model: str = "",  # a network of images; empty = the last of the study's default models
+        dataset: str = "",  # what the network learned from; empty = `trained_on`
+        model: str = "",  # a network of images; empty = `network`
         seed: int = 0,  # of the run
         progress=None,  # (step, done, total)
     ):  # -> DataFrame file, fault, p_<class>, predicted
@@ -24,5 +30,6 @@ class ImageStudy(Study):
         from sleepai.evaluation.predict import finished_network, predict_folder
 
         tell = progress or (lambda *a: None)
-        network, classes = finished_network(self.name, dataset or self.datasets[0], model or self.models[-1], seed, tell)
+        source, name = dataset or self.trained_on or self.datasets[0], model or self.network or self.models[-1]
+        network, classes = finished_network(self.name, source, name, seed, tell)
         return predict_folder(network, classes, paths, lambda d, n: tell("reading files", d, n))

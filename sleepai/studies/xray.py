@@ -42,6 +42,8 @@ studies.add(
         positive="pneumonia",
         sections=("xray operating point", "xray calibration", "xray errors", "xray training"),
         targets=TARGETS,
+        trained_on="chest-xray",
+        network="efficientnet-lite0-stretched",
         note="For research and education; not a diagnosis. The images are of children of one hospital.",
     )
 )
