@@ -20,6 +20,8 @@ from sleepai.core import Recording
 from sleepai.data import checksum
 from sleepai.preprocessing.edf import write_edf
 
+pytestmark = pytest.mark.xdist_group("command line")  # the first command is run once
+
 
 def test_list(sleepai):
     out = sleepai("list", check=0).stdout
@@ -40,8 +42,8 @@ def nothing_written(reports):
 
 MISTAKEN = [
     (["run", "slep"], ["study 'slep'", "sleep"]),
-    (["run", "--dataset", "simulatd"], ["dataset 'simulatd'", "did you mean 'simulated'"]),
-    (["run", "--model", "florest"], ["model 'florest'", "did you mean 'forest'"]),
+    (["run", "--dataset", "simulatd"], ["dataset 'simulatd'", "Did you mean 'simulated'"]),
+    (["run", "--model", "florest"], ["model 'florest'", "Did you mean 'forest'"]),
     (["run", "--protocol", "6-fold"], ["protocol '6-fold'", "5-fold"]),
     (["run", "--dataset", "dreams"], ["dreams", "sleepai fetch dreams"]),
     (["run", "--dataset", "sleep-edf"], ["sleep-edf", "sleepai fetch sleep-edf"]),
@@ -54,7 +56,7 @@ MISTAKEN = [
     (["run", "--folder", "x"], ["--folder goes with exactly one --dataset"]),
     (["run", "--dataset", "edf-folder", "--folder", "/nowhere/at/all"], ["/nowhere/at/all"]),
     (["run", "--subjects", "1", "--model", "constant"], ["splitting by subject needs 2"]),
-    (["run", "--analysis", "ladr"], ["analysis 'ladr'", "did you mean 'ladder'"]),
+    (["run", "--analysis", "ladr"], ["analysis 'ladr'", "Did you mean 'ladder'"]),
     (["run", "--analysis", "human-ceiling"], ["sleepai fetch dod"]),
     (["report"], ["no finished evaluation", "sleepai run"]),
     (["verify"], ["no finished evaluation", "sleepai run"]),
@@ -76,7 +78,7 @@ def test_the_same_in_a_process(sleepai):
     process = sleepai.process("run", "--model", "florest")
     out, err = process.communicate(timeout=120)
     assert process.returncode == 2 and out == "" and nothing_written(sleepai.reports)
-    is_one_sentence(err, "model 'florest'", "did you mean 'forest'")
+    is_one_sentence(err, "model 'florest'", "Did you mean 'forest'")
 
 
 @pytest.fixture(scope="module")
