@@ -14,8 +14,8 @@ from sleepai.datasets.simulated_apnea import SimulatedApnea
 from sleepai.evaluation.folds import make_folds
 from sleepai.evaluation.run import dataset_examples
 from sleepai.features.hrv import hrv_table
-from sleepai.models.apnea import in_its_night, with_neighbours
 from sleepai.models.base import fit, probabilities
+from sleepai.models.heart_rate_context import in_its_night, with_neighbours
 from sleepai.preprocessing.heart_rate import check_beats, clean_beats
 from sleepai.studies.apnea_sections import (
     a_night,

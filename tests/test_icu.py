@@ -16,8 +16,8 @@ from sleepai.datasets.stays import pressure_ahead
 from sleepai.evaluation.folds import make_folds
 from sleepai.evaluation.run import dataset_examples
 from sleepai.features.stays import stay_rows
-from sleepai.models import icu_networks
 from sleepai.models.base import fit
+from sleepai.models.stay_networks import StayNetwork
 from sleepai.preprocessing.stays import VARIABLES, hourly, plausible
 
 
@@ -89,7 +89,7 @@ def test_one_by_one_is_the_same_as_all_at_once():
 
 def test_networks_say_what_they_lack(ex):
     with pytest.raises(InputError, match="single hours"):
-        fit(icu_networks.gru(), ex.X[["hr__mean__48h"]], ex.y, ex.meta)
+        fit(StayNetwork(), ex.X[["hr__mean__48h"]], ex.y, ex.meta)
 
 
 # Broken files -----------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from sleepai.datasets.simulated_mammography import SimulatedFilms, SimulatedPiec
 from sleepai.evaluation.cells import models_for
 from sleepai.evaluation.folds import make_folds
 from sleepai.features.texture import texture
-from sleepai.models import mammography
+from sleepai.models.balanced_trees import BalancedTrees, drawn_rows
 from sleepai.models.base import fit
 from sleepai.preprocessing.images import as_pixels
 from sleepai.preprocessing.mammograms import apart, cut_out
@@ -131,10 +131,10 @@ def test_models_go_with_what_a_dataset_holds():
 def test_sampling_happens_in_training_only():
     y = np.repeat([0, 1], [95, 5])
     with pytest.raises(InputError, match="sampling"):
-        mammography.drawn_rows(y, "smote", 2, None)
+        drawn_rows(y, "smote", 2, None)
     X, made = (
         pd.DataFrame(dict(a=np.arange(100.0) + 40 * y, b=0.0)),
-        mammography.Members(n_members=2, n_trees=5, leaves=2),
+        BalancedTrees(n_members=2, n_trees=5, leaves=2),
     )
     made.fit(X, y)
     assert abs(made.predict_proba(X)[:, 1].mean() - 0.05) < 0.05, (

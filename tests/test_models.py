@@ -103,7 +103,6 @@ def test_a_class_that_was_never_seen(name):
 def test_registered(name):
     model = registry.models[name]
     assert model.features == "psg" and model.transform is registry.models["boosted"].transform
-    assert "sleepai.models.imbalance" in model.modules() and "sleepai.features.context" in model.modules()
     ex = nights(4)
     train = ex.subjects < "P3"
     fitted = fit(model.build(seed=0, jobs=1), ex.X[train], ex.y[train], ex.meta[train])

@@ -16,7 +16,7 @@ from sleepai.datasets.chest_xray import ChestXray, ChestXraySubtype, patient_of
 from sleepai.datasets.image_npz import ImageNpz
 from sleepai.datasets.simulated_xray import SimulatedXray
 from sleepai.evaluation.predict import finished_network, predict_folder
-from sleepai.models import pretrained, xray
+from sleepai.models import efficientnet, pretrained
 from sleepai.preprocessing.images import as_pixels
 from sleepai.studies.image_sections import gallery_figure, pictured, worst_errors
 from sleepai.studies.xray_sections import point_table
@@ -151,14 +151,14 @@ def test_lite0_runs_from_scratch():
 
 
 def test_the_bigger_relatives_are_built():
-    network = xray.EfficientNet(size=32)._network(2)
+    network = efficientnet.EfficientNet(size=32)._network(2)
     x = np.zeros((2, 32, 32, 1), np.float32)
     assert network.get_layer("map") and network.predict_on_batch(x).shape == (2, 2)
 
 
 def test_unknown_variant():
-    with pytest.raises(InputError, match="choose from B0"):
-        xray.EfficientNet(variant="B9")._body(None)
+    with pytest.raises(InputError, match="Unknown variant 'B9'"):
+        efficientnet.EfficientNet(variant="B9")._body(None)
 
 
 def test_weights_are_read_without_running_them(tmp_path, monkeypatch):

@@ -22,13 +22,13 @@ from ..evaluation.fitting import predict_folds
 from ..evaluation.results import read_cell
 from ..features.context import with_context
 from ..models.base import Model
-from ..models.boosted import boosted
 from ..models.forest import pipeline
 from ..models.imbalance import Smote
 from ..models.smoothing import Smoothed
 from ..registry import datasets, features, analyses
 from ..reporting.figures import INK, new_figure
 from ..reporting.analyses import Analysis
+from ..studies.sleep_models import boosted
 
 # %% ../../nbs/analyses/03_ladder.ipynb #16a70451
 @dataclass(frozen=True)

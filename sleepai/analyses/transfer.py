@@ -19,7 +19,7 @@ from ..evaluation.folds import make_folds
 from ..evaluation.fitting import predict_folds
 from ..evaluation.results import read_cell
 from ..features.context import with_context
-from ..models.boosted import boosted
+from ..studies.sleep_models import boosted
 from ..registry import datasets, features, analyses, protocols
 from ..reporting.figures import new_figure
 from ..reporting.analyses import Analysis

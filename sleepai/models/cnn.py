@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIMIT', 'STEP', 'channels_of', 'on_its_own_scale', 'read_signals', 'augmented', 'encoder', 'usable', 'check_usable',
-           'CNN', 'cnn']
+           'CNN']
 
 # %% ../../nbs/models/11_cnn.ipynb #d14eea92
 from dataclasses import dataclass
@@ -13,9 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import InputError
-from .base import Model
 from .neural import Neural, quiet_keras
-from ..registry import models
 
 # %% ../../nbs/models/11_cnn.ipynb #7ae9f340
 def channels_of(
@@ -176,24 +174,3 @@ class CNN(Neural):
         keras, encode = quiet_keras(), self._encoder()
         x = keras.layers.Dropout(self.dropout)(encode.output)
         return keras.Model(encode.input, keras.layers.Dense(n_classes)(x))
-
-# %% ../../nbs/models/11_cnn.ipynb #2587c53b
-def cnn(
-    seed: int = 0,  # of weights, order and augmentation
-    jobs: int = 1,  # unused: the backend takes the cores it finds
-):
-    "Convolutions over one epoch, as registered."
-    return CNN(seed=seed)
-
-
-models.add(
-    Model(
-        "cnn",
-        "convolutions over one epoch",
-        cnn,
-        needs="signals",
-        features="raw-psg",
-        note="Sees the samples of one epoch of EEG, EOG and EMG and nothing around it; a channel may be missing.",
-        uses=("sleepai.models.neural",),
-    )
-)

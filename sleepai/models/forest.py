@@ -9,9 +9,6 @@ __all__ = ['TunedBySubject', 'pipeline', 'forest', 'raw_forest']
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 
-from .base import Model
-from ..registry import models
-
 # %% ../../nbs/models/02_forest.ipynb #c26f373e
 class TunedBySubject(ClassifierMixin, BaseEstimator):
     "Grid search whose inner folds keep subjects whole; with fewer than two training subjects it fits untuned."
@@ -66,9 +63,6 @@ def forest(
         {"randomforestclassifier__min_samples_leaf": [4, 16]},
     )
 
-
-models.add(Model("forest", "random forest, tuned by subject", forest))
-
 # %% ../../nbs/models/02_forest.ipynb #b5455845
 def raw_forest(
     seed: int = 0,  # of the forest
@@ -80,15 +74,3 @@ def raw_forest(
     return RandomForestClassifier(
         40, min_samples_leaf=5, max_features=30, max_samples=0.5, random_state=seed, n_jobs=jobs
     )
-
-
-models.add(
-    Model(
-        "raw-forest",
-        "random forest on raw samples",
-        raw_forest,
-        needs="signals",
-        features="raw-samples",
-        note="Sees 3,000 samples an epoch (filtered 0.3-35 Hz), without any idea of frequency.",
-    )
-)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIMIT', 'LEARNED', 'clipped', 'prepared', 'regression', 'regressed', 'as_float_array', 'Linear', 'sides',
-           'TunedLinear', 'linear', 'Formula', 'formula', 'save', 'load']
+           'TunedLinear', 'Formula', 'formula', 'save', 'load']
 
 # %% ../../nbs/models/05_linear.ipynb #cf990073
 import json
@@ -17,10 +17,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 
 from ..core import InputError
 from ..data import atomic, shown
-from ..features.context import with_context
-from .base import Model
 from .imbalance import class_weights, row_weights, seen_shares
-from ..registry import models
 
 # %% ../../nbs/models/05_linear.ipynb #520f9707
 LIMIT = 5.0  # interquartile ranges from the median beyond which values are set to this
@@ -133,7 +130,9 @@ class TunedLinear(ClassifierMixin, BaseEstimator):
 
     def fit(self, X, y, groups):
         step = -(-len(y) // self.most)
-        if folds := list(sides(as_float_array(X)[::step], y[::step], groups[::step], self.n_folds, self.weights)):
+        if folds := list(
+            sides(as_float_array(X)[::step], y[::step], groups[::step], self.n_folds, self.weights)
+        ):
             self.losses_ = self._losses(folds)
             best = min(self.losses_, key=self.losses_.get)
         else:
@@ -148,26 +147,6 @@ class TunedLinear(ClassifierMixin, BaseEstimator):
 
     def predict(self, X):
         return self.best_.predict(X)
-
-# %% ../../nbs/models/05_linear.ipynb #188378eb
-def linear(
-    seed: int = 0,  # unused: nothing is random
-    jobs: int = 1,
-):  # unused
-    "Logistic regression tuned by subject."
-    return TunedLinear()
-
-
-models.add(
-    Model(
-        "linear",
-        "logistic regression with context, tuned by subject",
-        linear,
-        features="psg",
-        transform=with_context,
-        uses=("sleepai.models.imbalance",),
-    )
-)
 
 # %% ../../nbs/models/05_linear.ipynb #2a88a098
 LEARNED = ("median", "centre", "scale", "weights", "offset", "classes")

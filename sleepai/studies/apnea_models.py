@@ -41,9 +41,21 @@ def recurrent(
 # %% ../../nbs/studies/22_apnea_models.ipynb #b2762d67
 _SEES = "Sees the heart rate, not the oxygen saturation: a minute, its rank in the night, and quantiles of the night"
 for name, title, build, transform, rest in (
-    ("logistic", "logistic regression with the night as context", logistic, with_neighbours, ", and its neighbours."),
+    (
+        "logistic",
+        "logistic regression with the night as context",
+        logistic,
+        with_neighbours,
+        ", and its neighbours.",
+    ),
     ("boosted", "boosted trees with the night as context", boosted, with_neighbours, ", and its neighbours."),
-    ("recurrent", "recurrent network over the minutes of the night", recurrent, in_its_night, "; an hour at a time."),
+    (
+        "recurrent",
+        "recurrent network over the minutes of the night",
+        recurrent,
+        in_its_night,
+        "; an hour at a time.",
+    ),
 ):
     models.add(Model(name, title, build, note=_SEES + rest, transform=transform, study="apnea"))
 

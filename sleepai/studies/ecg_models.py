@@ -81,6 +81,11 @@ for name, title, build, transform in (
     ("mlp", "dense network of 128 and 64", mlp, features_only),
     ("boosted", "boosted trees on rhythm and morphology", boosted, features_only),
     ("cnn", "convolutions over a beat, with its rhythm", cnn, samples_and_rhythm),
-    ("kernels", "fixed kernels over a beat, with its rhythm, in a logistic regression", kernels, samples_and_rhythm),
+    (
+        "kernels",
+        "fixed kernels over a beat, with its rhythm, in a logistic regression",
+        kernels,
+        samples_and_rhythm,
+    ),
 ):
     models.add(Model(name, title, build, transform=transform, study="ecg"))

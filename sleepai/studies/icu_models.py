@@ -33,7 +33,9 @@ def boosted(
 
 # %% ../../nbs/studies/23_icu_models.ipynb #c7e42997
 _NOTE = "Sees static variables and summaries of the hours so far; missing values stay missing."
-models.add(Model("logistic", "logistic regression on summaries of the stay", logistic, study="icu", note=_NOTE))
+models.add(
+    Model("logistic", "logistic regression on summaries of the stay", logistic, study="icu", note=_NOTE)
+)
 models.add(Model("boosted", "boosted trees on summaries of the stay", boosted, study="icu", note=_NOTE))
 
 # %% ../../nbs/studies/23_icu_models.ipynb #3cd181bd

@@ -75,7 +75,9 @@ for name, title, build, note in (
         "efficientnet-lite0-stretched",
         "EfficientNet-Lite0, weights from ImageNet, images stretched at random in training",
         efficientnet_lite0_stretched,
-        _POINT + _SAME + "false positives on the test set had been examined: they have the shape of pneumonia images.",
+        _POINT
+        + _SAME
+        + "false positives on the test set had been examined: they have the shape of pneumonia images.",
     ),
     ("efficientnet-b0", "EfficientNet-B0 from scratch", efficientnet_b0, _POINT),
 ):
