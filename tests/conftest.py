@@ -19,6 +19,10 @@ def pytest_addoption(parser):
     parser.addoption("--record", action="store_true", help="write the golden outputs of tests/golden anew")
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "xdist_group(name): what runs in one worker, since it shares a fixture")
+
+
 def pytest_collection_modifyitems(config, items):
     """Without `--all`, tests marked `thorough` are deselected, and those marked `quick` stand for them."""
     other = "quick" if config.option.all else "thorough"
@@ -39,14 +43,14 @@ class CommandLine:
         """In this process, through typer's runner and in one job; gives exit code, standard output and error."""
         from typer.testing import CliRunner
 
-        from sleepai.cli import app
+        from sleepai.cli.app import with_commands
 
         stop = signal.getsignal(signal.SIGTERM)
         with pytest.MonkeyPatch.context() as m:
             for name, value in self.places.items():
                 m.setenv(name, value)
             m.setattr(os, "cpu_count", lambda: 1)  # its workers would keep the folders of the first test
-            done = CliRunner().invoke(app, [str(a) for a in args])
+            done = CliRunner().invoke(with_commands(), [str(a) for a in args])
         signal.signal(signal.SIGTERM, stop)
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception  # what a user would see as a traceback

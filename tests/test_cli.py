@@ -204,14 +204,19 @@ def test_verify_agrees_and_finds_every_edited_digit(again):
     broken_by("predictions.parquet", lambda b: (again.reports / "other.parquet").read_bytes())
 
 
+def wait_until(there, process, most_s=120):
+    """Until something is there, or the process has ended without it."""
+    began = time.monotonic()
+    while not there() and process.poll() is None and time.monotonic() < began + most_s:
+        time.sleep(0.05)
+
+
 def test_a_killed_run_leaves_finished_cells_whole(sleepai):
     args = ["run", "--subjects", "3", "-m", "constant", "-m", "forest", "--no-report"]
     cells = sleepai.reports / "sleep" / "simulated"
     silent = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     process = sleepai.process(*args, **silent)
-    until = time.time() + 120
-    while not (cells / "constant" / "run.json").exists() and time.time() < until:
-        time.sleep(0.05)
+    wait_until(lambda: (cells / "constant" / "run.json").exists(), process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     with contextlib.suppress(ProcessLookupError):
@@ -239,9 +244,7 @@ def test_damaged_files_are_one_sentence(again):
 def test_ctrl_c_is_one_sentence_and_exit_code_130(sleepai):
     as_usual = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # ignored in the background
     process = sleepai.process("run", "--subjects", "6", start_new_session=True, preexec_fn=as_usual)
-    began = time.monotonic()
-    while not any(sleepai.data.rglob("*.*")) and time.monotonic() < began + 60:  # until it has begun to work
-        time.sleep(0.2)
+    wait_until(lambda: any(sleepai.data.rglob("*.*")), process)  # it has begun to work
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "the next run goes on from there" in err, err
