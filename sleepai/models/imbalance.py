@@ -14,12 +14,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from ..core import InputError
 
 # %% ../../nbs/models/04_imbalance.ipynb #1afee389
-POWERS = {"none": 1.0, "sqrt": 0.5, "balanced": 0.0}  # share of a class goes with its count to this power
+POWERS = {"none": 1.0, "sqrt": 0.5, "balanced": 0.0}  # the share of a class is its count to this power
 
 
 def _power(how):
     if not isinstance(how, str) or how not in POWERS:
-        raise InputError(f"class weights: there is no {how!r}; choose from {', '.join(POWERS)}.")
+        raise InputError(f"Unknown class weights {how!r}. Available: {', '.join(POWERS)}.")
     return POWERS[how]
 
 
@@ -27,7 +27,7 @@ def seen_shares(
     y: np.ndarray,  # (n,) classes of the training rows
     how: str = "none",  # 'none', 'sqrt' or 'balanced'
 ) -> np.ndarray:  # (n_classes,), adds up to 1, classes in sorted order
-    "Shares of the classes as a weighted model sees them."
+    "Class shares as a weighted model sees them."
     n = np.unique(y, return_counts=True)[1] ** _power(how)
     return n / n.sum()
 
@@ -36,7 +36,7 @@ def class_weights(
     y: np.ndarray,  # (n,) classes of the training rows
     how: str = "balanced",  # 'none', 'sqrt' or 'balanced'
 ) -> dict:  # class -> weight; their mean over the rows is 1
-    "How much a row of each class counts."
+    "The weight of a row of each class."
     weights = seen_shares(y, how) / seen_shares(y)
     return dict(zip(np.unique(y).tolist(), weights.tolist(), strict=True))
 
@@ -51,7 +51,7 @@ def row_weights(
 
 # %% ../../nbs/models/04_imbalance.ipynb #48c3d37f
 class Weighted(ClassifierMixin, BaseEstimator):
-    "Any classifier that takes `sample_weight`, or a pipeline that ends in one, with weighted classes."
+    "Any classifier that accepts `sample_weight`, or a pipeline that ends in one, with weighted classes."
 
     def __init__(self, estimator, how="sqrt"):
         self.estimator, self.how = estimator, how
@@ -62,7 +62,7 @@ class Weighted(ClassifierMixin, BaseEstimator):
         if hasattr(last, "steps"):
             last, name = last.steps[-1][1], f"{last.steps[-1][0]}__sample_weight"
         if "sample_weight" not in inspect.signature(last.fit).parameters:
-            raise InputError(f"Weighted: {type(last).__name__} takes no sample_weight; use Smote instead.")
+            raise InputError(f"Weighted: {type(last).__name__} accepts no sample_weight; use Smote instead.")
         self.fitted_.fit(X, y, **{name: weights})
         self.classes_, self.prior_ = self.fitted_.classes_, seen_shares(y, self.how)
         return self
@@ -76,28 +76,28 @@ class Weighted(ClassifierMixin, BaseEstimator):
 # %% ../../nbs/models/04_imbalance.ipynb #73f802f5
 def filled_up(
     y: np.ndarray,  # (n,) classes of the training rows
-    to: str = "balanced",  # or 'sqrt': to where those weights would bring a class
-) -> dict:  # class -> number of rows there are to be
-    "How many rows each class is to have when the commonest keeps what it has."
+    to: str = "balanced",  # or 'sqrt': the shares that these weights would give
+) -> dict:  # class -> number of rows
+    "How many rows each class gets while the most common class keeps its own."
     classes, n = np.unique(y, return_counts=True)
     want = n.max() * (n / n.max()) ** _power(to)
     return {c: max(int(round(w)), k) for c, w, k in zip(classes.tolist(), want, n.tolist(), strict=True)}
 
 
 def oversampled(
-    X: np.ndarray,  # (n, p) without gaps, columns on one scale
+    X: np.ndarray,  # (n, p) without missing values, columns on one scale
     y: np.ndarray,  # (n,)
     to: str = "balanced",
-    k: int = 5,  # neighbours to draw towards; a class of fewer rows makes do with those it has
+    k: int = 5,  # neighbours; a class with fewer rows uses those it has
     seed: int = 0,
-) -> tuple:  # X, y with the rows made up after the others
-    "Rare classes filled up with rows between their own."
+) -> tuple:  # X, y with the synthetic rows after the others
+    "Rare classes filled up with rows between their own rows."
     from imblearn.over_sampling import SMOTE
 
     have, want = dict(zip(*np.unique(y, return_counts=True), strict=True)), filled_up(y, to)
     if alone := [c for c, n in have.items() if n == 1 and want[c] > 1]:
-        lack = f"class {alone[0]} has 1 row among {len(y)} to train on"
-        raise InputError(f"Smote: {lack}, and new rows are drawn between two; use class weights instead.")
+        lack = f"class {alone[0]} has 1 of {len(y)} training rows"
+        raise InputError(f"Smote: {lack}, and new rows lie between two; use class weights instead.")
     made_X, made_y = [X], [y]
     for near in sorted({min(k, n - 1) for c, n in have.items() if want[c] > n}):
         of = {c: want[c] for c, n in have.items() if min(k, n - 1) == near and want[c] > n}
@@ -119,10 +119,8 @@ class Smote(ClassifierMixin, BaseEstimator):
 
         asks = {"groups", "meta"} & set(inspect.signature(self.estimator.fit).parameters)
         if asks:
-            what = (
-                f"{type(self.estimator).__name__} asks for {sorted(asks)[0]}, which rows made up do not have"
-            )
-            raise InputError(f"Smote: {what}; put Smote around the classifier inside of it.")
+            what = f"{type(self.estimator).__name__} asks for {sorted(asks)[0]}, which synthetic rows do not have"
+            raise InputError(f"Smote: {what}; put Smote around the classifier inside it.")
         imputer = SimpleImputer(strategy="median", keep_empty_features=True)
         self.prepare_ = make_pipeline(imputer, StandardScaler()).fit(np.asarray(X))
         full, labels = oversampled(self.prepare_.transform(np.asarray(X)), y, self.to, self.k, self.seed)
