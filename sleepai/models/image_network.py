@@ -8,7 +8,7 @@ __all__ = ['operating_point', 'at_threshold', 'ImageOptions', 'small_network', '
            'keep_network', 'trained', 'grad_cam', 'PixelColumns']
 
 # %% ../../nbs/models/50_image_network.ipynb #75748a42
-import json
+import contextlib
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,22 +19,21 @@ import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 
 from ..core import InputError
-from ..data import atomic, code_digest, data_root, digest
+from ..data import code_digest, data_root, digest
 from sleepai.models.neural import (
     Neural,
     arrays,
     fit_temperature,
     held_out,
-    load,
     make_loss,
     places,
     quiet_keras,
-    save,
     softmax,
     started,
     teller,
     train,
 )
+from .store import load, save
 from ..preprocessing.augmentation import Augmentation, augmented_images
 from ..preprocessing.images import images_of
 
@@ -298,10 +297,9 @@ def network_folder(key: str) -> Path:
 
 def keep_network(model: ImageNetwork, key: str, most: int = 12):
     "Keep a fitted network, and of all of them the newest."
-    save(model, network_folder(key))
-    with atomic(network_folder(key) / "told.json") as part:
-        part.write_text(json.dumps(model.best_params_))
-    kept = network_folder(key).parent.glob("*/told.json")
+    shutil.rmtree(network_folder(key), ignore_errors=True)
+    save(model, network_folder(key), model.classes_.tolist())
+    kept = network_folder(key).parent.glob("*/model.json")
     for old in sorted(kept, key=lambda p: p.stat().st_mtime_ns)[:-most]:
         shutil.rmtree(old.parent, ignore_errors=True)
 
@@ -316,12 +314,10 @@ def trained(
     "The network fitted on these images, from the cache where a run has left it."
     key = model._prepared(X, y, meta, progress)[-1]
     folder = network_folder(key)
-    if not (folder / "told.json").exists():
-        return model.fit(X, y, meta, progress, checkpoint=folder)
-    kept = load(type(model), folder)
-    kept.best_params_ = json.loads((folder / "told.json").read_text())
-    kept.threshold_ = float(kept.learned_["threshold"])
-    return kept
+    if (folder / "model.json").exists():
+        with contextlib.suppress(InputError):  # stored by another version: trained again
+            return load(folder).model
+    return model.fit(X, y, meta, progress, checkpoint=folder)
 
 # %% ../../nbs/models/50_image_network.ipynb #4c481ab5
 def grad_cam(

@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['quiet_keras', 'loss_weights', 'make_loss', 'held_out', 'softmax', 'log_loss', 'fit_temperature', 'arrays', 'state_of',
            'restore', 'write_state', 'read_state', 'Options', 'Family', 'compiled', 'averaged', 'logits_of', 'stalled',
-           'one_epoch', 'started', 'train', 'places', 'teller', 'Neural', 'save', 'load']
+           'one_epoch', 'started', 'train', 'places', 'teller', 'Neural']
 
 # %% ../../nbs/models/10_neural.ipynb #3d561ba1
-import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from ..core import InputError
-from ..data import atomic, digest, shown
+from ..data import atomic, digest
 
 # %% ../../nbs/models/10_neural.ipynb #6c4d2dc9
 def quiet_keras():
@@ -387,44 +386,3 @@ class Neural(ClassifierMixin, Family):
 
     def predict(self, X, meta=None):
         return self.classes_[self.predict_proba(X, meta).argmax(1)]
-
-# %% ../../nbs/models/10_neural.ipynb #03002b3c
-def save(
-    model: Neural,  # fitted
-    folder: str | Path,  # made where it is not there
-):
-    "Options and what was learned as JSON and arrays, weights as Keras keeps them; nothing is pickled."
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for m, weights in enumerate(model.members_):
-        model.network_.set_weights(weights)
-        model.network_.save_weights(folder / f"network-{m}.weights.h5")
-    with atomic(folder / "learned.npz") as part, open(part, "wb") as f:
-        np.savez(f, classes=model.classes_, **model.learned_)
-    about = dict(estimator=type(model).__name__, options=model.get_params(), temperature=model.temperature_)
-    with atomic(folder / "model.json") as part:
-        part.write_text(json.dumps(about, indent=1))
-
-
-def load(
-    family: type,  # the class that was saved
-    folder: str | Path,  # where
-) -> Neural:  # fitted
-    "What `save` kept."
-    file = Path(folder) / "model.json"
-    if not file.exists():
-        raise InputError(f"{shown(file)}: there is no such file; name a folder that `save` has written.")
-    about = json.loads(file.read_text())
-    if about["estimator"] != family.__name__:
-        raise InputError(
-            f"{shown(file)}: holds a {about['estimator']}; load it as that, not as {family.__name__}."
-        )
-    model = family(**about["options"])
-    with np.load(Path(folder) / "learned.npz", allow_pickle=False) as kept:
-        model.learned_ = {name: kept[name] for name in kept.files}
-    model.classes_, model.temperature_ = model.learned_.pop("classes"), about["temperature"]
-    model.network_, model.members_ = model._network(len(model.classes_)), []
-    for m in range(model.n_members):
-        model.network_.load_weights(Path(folder) / f"network-{m}.weights.h5")
-        model.members_.append(model.network_.get_weights())
-    return model

@@ -202,11 +202,12 @@ def fitted_again(parts: dict, r):  # -> fitted estimator
 PACKAGES = ("numpy", "scikit-learn", "lightgbm", "keras", "skops")
 
 
-def golden_rows(X, meta, n: int = 8) -> tuple:  # X and meta of a few rows
-    "The first rows of as many records as there are rows to keep."
-    rows = np.arange(min(n, len(X)))
-    X = X.iloc[rows] if hasattr(X, "iloc") else X[rows]
-    return X.reset_index(drop=True) if hasattr(X, "reset_index") else X, meta.iloc[rows].reset_index(drop=True)
+def golden_rows(fitted, X, meta, n_classes: int, w: Writer, n: int = 8) -> dict:
+    "A few rows and the probabilities they get."
+    few = X.iloc[:n].reset_index(drop=True) if hasattr(X, "iloc") else X[:n]
+    where = meta.iloc[:n].reset_index(drop=True)
+    p = probabilities(fitted, few, n_classes, where)
+    return dict(X=take_apart(few, w), meta=take_apart(where, w), p=take_apart(p, w))
 
 
 def described(fitted, parts: dict, about: dict, classes: list, folder: Path) -> dict:
@@ -222,8 +223,8 @@ def save(
     fitted,  # a fitted estimator
     folder: str | Path,  # made anew; must not exist
     classes: list,  # names of the study's classes, in order
-    X,  # rows like those it was trained on; a few are kept with their probabilities
-    meta: pd.DataFrame,  # subject, record and index of these rows
+    X=None,  # rows like those it was trained on; a few are kept with their probabilities
+    meta: pd.DataFrame | None = None,  # subject, record and index of these rows
     about: dict | None = None,  # name, study, features, versions, checksums of the training data
 ) -> Path:
     "Keep a fitted model; written beside and renamed into place."
@@ -235,10 +236,7 @@ def save(
     try:
         w = Writer(part)
         parts = estimator_parts(fitted, w) if type(fitted).__module__.startswith("sleepai") else take_apart(fitted, w)
-        few, where = golden_rows(X, meta)
-        golden = dict(
-            X=take_apart(few, w), meta=take_apart(where, w), p=take_apart(probabilities(fitted, few, len(classes), where), w)
-        )
+        golden = None if X is None else golden_rows(fitted, X, meta, len(classes), w)
         w.finish()
         told = described(fitted, parts, about or {}, classes, part) | dict(golden=golden)
         (part / "model.json").write_text(json.dumps(told, indent=1) + "\n")
@@ -300,13 +298,13 @@ def load(
         with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
             r = folder, {k: arrays[k] for k in arrays.files}
         model = put_together(told["model"], r)
-        X, meta, p = (put_together(told["golden"][k], r) for k in ("X", "meta", "p"))
+        golden = [put_together(told["golden"][k], r) for k in ("X", "meta", "p")] if told["golden"] else None
     except InputError as e:
         raise InputError(f"{shown(folder)}: {e}; it cannot be used.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
         raise InputError(f"{shown(folder)}: cannot be read ({type(e).__name__}: {e}); store the model again.") from None
     found = Stored(folder, model, tuple(told["classes"]), told["about"], told["created"])
-    off = np.abs(found.predict_proba(X, meta) - p).max()
+    off = np.abs(found.predict_proba(*golden[:2]) - golden[2]).max() if golden else 0
     if not off <= TOLERANCE:
         raise InputError(f"{shown(folder)}: gives other probabilities than when it was stored (by {off:.2g}); train it again.")
     return found
