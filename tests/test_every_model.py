@@ -1,4 +1,4 @@
-"""What every registered model promises, what it saw, and that it comes back from the store as it was."""
+"""What every registered model promises, and what it saw; test_store.py and test_golden.py look at the same fits."""
 
 import numpy as np
 import pytest

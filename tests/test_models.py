@@ -20,11 +20,12 @@ from sleepai.audit.counterfactual import audit_pipeline, through_runner
 from sleepai.core import STAGES, Examples, InputError
 from sleepai.evaluation.folds import make_folds
 from sleepai.models.base import fit, probabilities
-from sleepai.models.boosted import Boosted, load, save
+from sleepai.models.boosted import Boosted
 from sleepai.models.calibration import Calibrated, at_temperature, best_temperature, out_of_fold
 from sleepai.models.imbalance import Smote, Weighted, class_weights, filled_up, oversampled, row_weights
 from sleepai.models.linear import Linear, TunedLinear
 from sleepai.models.smoothing import Smoothed, smoothed, stationary, steps_of, transitions
+from sleepai.models.store import load, save
 
 CHAIN = np.array(
     [
@@ -239,16 +240,11 @@ def test_boosted_is_kept_and_read_again(kind, tmp_path):
     X = dict(frame=ex.X, array=ex.X.to_numpy(), numbered=pd.DataFrame(ex.X.to_numpy()))[kind]
     y = np.where(ex.y == 1, 2, ex.y)
     model = Boosted(n_trees=12, seed=4).fit(X, y)
-    save(model, tmp_path / "kept")
-    files = sorted(f.name for f in (tmp_path / "kept").iterdir())
-    kept = load(tmp_path / "kept")
-    assert files == ["model.json", "trees.txt"]
+    kept = load(save(model, tmp_path / "kept", STAGES, X, ex.meta)).model
+    assert any(f.suffix == ".txt" for f in (tmp_path / "kept").iterdir()), "trees as LightGBM writes them"
     assert np.array_equal(kept.predict_proba(X), model.predict_proba(X))
     assert np.array_equal(kept.classes_, [0, 2, 3, 4]) and np.allclose(kept.prior_, model.prior_)
     assert kept.get_params() == model.get_params() and np.array_equal(kept.predict(X), model.predict(X))
-    for folder in (tmp_path, tmp_path / "nothing"):
-        with pytest.raises(InputError, match="holds no boosted trees"):
-            load(folder)
 
 
 def test_boosted_knows_its_columns():
