@@ -10,7 +10,8 @@ import pytest
 from sleepai.core import STAGES, InputError, Predictions
 from sleepai.evaluation import agreement, compare, uncertainty
 from sleepai.registry import datasets
-from sleepai.reporting import believe
+from sleepai.reporting import agreement as agreement_shown
+from sleepai.reporting import calibration, differences, tables
 
 CYCLE = np.repeat([1, 2, 3, 2, 4], [20, 28, 30, 30, 24])
 
@@ -137,7 +138,7 @@ def test_drift_guard_sees_rem_that_comes_late():
     guard = compare.drift_guard(old, new)
     assert guard.kappa_new > guard.kappa_old and guard.table.loc["REM latency", "verdict"] == "drifted"
     steps = compare.drift_all([cell(old), cell(new)])
-    assert set(believe.drift_table(steps)["what"]) >= {"REM latency"} and "1 step" in believe.drift_note(
+    assert set(differences.drift_table(steps)["what"]) >= {"REM latency"} and "1 step" in differences.drift_note(
         steps
     )
 
@@ -287,10 +288,10 @@ def test_review_budget_by_hand():
 def test_review_budget_where_nothing_or_everything_is_to_do():
     right = predictions({f"S{k}": [(night(), night())] for k in range(3)})
     assert (uncertainty.review_budget(right)["share"] == 0).all()
-    assert set(believe.budget_table(uncertainty.review_budget(right))["share to review"]) == {"not needed"}
+    assert set(calibration.budget_table(uncertainty.review_budget(right))["share to review"]) == {"not needed"}
     one = predictions({"S0": [(np.full(30, 2), np.full(30, 2))]})
     assert uncertainty.review_budget(one)["share"].isna().all()
-    assert set(believe.budget_table(uncertainty.review_budget(one))["share to review"]) == {"undefined"}
+    assert set(calibration.budget_table(uncertainty.review_budget(one))["share to review"]) == {"undefined"}
     flat = predictions({f"S{k}": [(night(), np.full(len(night()), 2))] for k in range(6)})
     t = uncertainty.review_budget(flat)
     assert np.allclose(t["share"], t["blind"], atol=0.03), (
@@ -316,13 +317,13 @@ def test_everything_can_be_drawn_twice_alike():
     ]
     nights, pairs = agreement.sleep_statistics(pred), compare.compare_all(cells)
     makers = [
-        lambda: believe.reliability_figure(
+        lambda: calibration.reliability_figure(
             uncertainty.reliability(pred), uncertainty.class_reliability(pred)
         ),
-        lambda: believe.review_figure(uncertainty.review_curve(pred), uncertainty.review_budget(pred)),
-        lambda: believe.bland_altman_figure(nights, agreement.bland_altman(nights)),
-        lambda: believe.differences_figure(pairs),
-        lambda: believe.models_figure(cells, band=(0.68, 0.76, "two scorers")),
+        lambda: calibration.review_figure(uncertainty.review_curve(pred), uncertainty.review_budget(pred)),
+        lambda: agreement_shown.bland_altman_figure(nights, agreement.bland_altman(nights)),
+        lambda: differences.differences_figure(pairs),
+        lambda: differences.models_figure(cells, band=(0.68, 0.76, "two scorers")),
     ]
     for make in makers:
         drawn = []
@@ -338,9 +339,9 @@ def test_other_studies_and_single_subjects_are_drawn_too():
     rng = np.random.default_rng(1)
     for who in (None, np.repeat(list("ABCD"), 25)):
         pred = confident(rng.uniform(0.5, 1, 100), rng.random(100) < 0.7, who)
-        believe.reliability_figure(uncertainty.reliability(pred), uncertainty.class_reliability(pred))
-        believe.review_figure(uncertainty.review_curve(pred), uncertainty.review_budget(pred), "minute")
-        assert len(believe.with_brackets(agreement.class_agreement(pred))) == 3
-        assert ("–" in set(believe.sureness(pred).pipe(believe.with_brackets)["95 %"])) == (who is None)
+        calibration.reliability_figure(uncertainty.reliability(pred), uncertainty.class_reliability(pred))
+        calibration.review_figure(uncertainty.review_curve(pred), uncertainty.review_budget(pred), "minute")
+        assert len(tables.with_brackets(agreement.class_agreement(pred))) == 3
+        assert ("–" in set(believe.sureness(pred).pipe(tables.with_brackets)["95 %"])) == (who is None)
         assert len(believe.groups_table(pred)) == 0
-        believe.models_figure([cell(pred)])
+        differences.models_figure([cell(pred)])

@@ -7,7 +7,6 @@ __all__ = ['read_marks', 'crops', 'as_picture', 'the_crop', 'marks_in', 'CbisDDS
 
 # %% ../../nbs/datasets/47_cbis_ddsm.ipynb #3e4e2e2b
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np

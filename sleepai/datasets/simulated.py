@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from ..core import Hypnogram, InputError, Recording, SleepStage
-from ..data import atomic, checksum, digest
-from . import hypnogram_model, simulated_signals
+from ..data import atomic, digest
 from .base import DatasetInfo, Record
 from .recordings import Recordings
-from .hypnogram_model import draw_habits, model_path, sample_night, shipped_model, tonight
+from .hypnogram_model import draw_habits, sample_night, shipped_model, tonight
 from .simulated_signals import CHANNELS, SFREQ, signals_for, truth_of
 from ..registry import datasets
 

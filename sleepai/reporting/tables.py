@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHORT', 'SIMULATED', 'shown_value', 'Table', 'metric_words', 'capital', 'subject_noun', 'size_words', 'class_words',
            'summary', 'sees', 'protocol_words', 'what_was_run', 'exclusions', 'headline', 'interval_of', 'per_class',
-           'confusion_table', 'provenance', 'named_few', 'folds_table']
+           'confusion_table', 'provenance', 'named_few', 'folds_table', 'bracket', 'with_brackets']
 
 # %% ../../nbs/reporting/01_tables.ipynb #edaf1ac1
 import numpy as np
@@ -237,3 +237,28 @@ def folds_table(run: Run) -> pd.DataFrame:
         for f in run.folds
     ]
     return pd.DataFrame(rows, index=pd.Index([f["name"] for f in run.folds], name="fold"))
+
+# %% ../../nbs/reporting/01_tables.ipynb #fc760181
+def bracket(
+    low: float,
+    high: float,
+    digits: int = 3,
+) -> str:
+    "An interval as text, or a dash."
+    return f"[{low:.{digits}f}, {high:.{digits}f}]" if np.isfinite([low, high]).all() else "–"
+
+
+def with_brackets(
+    table: pd.DataFrame,  # with columns such as `kappa`, `kappa low`, `kappa high`, or `value`, `low`, `high`
+    digits: int = 3,
+) -> pd.DataFrame:
+    "The same table with each pair of ends as one column of text."
+    shown = {}
+    for c in table.columns:
+        stem = c.removesuffix("low").strip()
+        if c.endswith("low") and f"{stem} high".strip() in table:
+            ends = table[[c, f"{stem} high".strip()]].to_numpy(float)
+            shown[f"{stem} 95 %".strip()] = [bracket(*e, digits) for e in ends]
+        elif not (c.endswith("high") and c.removesuffix("high") + "low" in table):
+            shown[c] = table[c]
+    return pd.DataFrame(shown, index=table.index)

@@ -103,7 +103,7 @@ def class_table(nights: pd.DataFrame) -> pd.DataFrame:  # rows expert's, columns
     C = confusion(
         nights["expert's class"].map(code).to_numpy(), nights["predicted class"].map(code).to_numpy(), 3
     )[0]
-    return pd.DataFrame(C, pd.Index(CLASSES, name="expert's class"), [f"called {c}" for c in CLASSES])
+    return pd.DataFrame(C, pd.Index(CLASSES, name="expert's class"), [f"predicted {c}" for c in CLASSES])
 
 # %% ../../nbs/studies/12_apnea_sections.ipynb #bbeb8937
 def heart_rate_of(dataset: str, record: str, subject: str) -> pd.Series | None:
@@ -146,12 +146,12 @@ def strip_figure(pred: Predictions, record: str):  # -> figure
 
 # %% ../../nbs/studies/12_apnea_sections.ipynb #146258c9
 _INDEX = (
-    "## Apnea index\n\nMinutes with apnea per hour of recording, predicted and by the expert: not an AHI, which counts events. "
-    "A dot is a night. Solid is the bias with its 95 % interval over people, dashes are the limits of agreement."
+    "## Apnea index\n\nMinutes with apnea per hour of recording, predicted and scored by the expert. This is not an AHI, which counts events. "
+    "Each dot is a night. The solid line is the bias with its 95 % interval over subjects, dashes are the limits of agreement."
 )
 _CLASS = (
-    "### Class of the night\n\nAs the challenge of 2000 had it: A, 100 or more minutes with apnea and an hour with ten or more; "
-    "C, fewer than five minutes; B, what is between."
+    "### Class of the night\n\nAs defined by the challenge of 2000: A, at least 100 minutes with apnea and at least one hour with ten or more; "
+    "C, fewer than five minutes; B, everything in between."
 )
 
 
@@ -160,7 +160,7 @@ def apnea_index(pred: Predictions, run: Run) -> list:
     nights = nights_of(pred)
     limits, table = index_limits(nights), class_table(nights)
     right = int(np.trace(table.to_numpy()))
-    said = f"{right} of {len(nights)} nights are in the expert's class."
+    said = f"{right} of {len(nights)} nights are assigned to the expert's class."
     return [
         _INDEX, index_figure(nights, limits), Table(limits, digits=1), f"{_CLASS} {said}", Table(table),
         "### Every night", Table(nights.sort_values("expert", ascending=False), digits=1),
@@ -180,7 +180,7 @@ def a_night(pred: Predictions, run: Run) -> list:
     )
     chosen = typical_records(some)
     record = chosen.get("median", chosen["best"])
-    told = "## A night\n\nThe night of median kappa among those with apnea in 5 to 95 % of their minutes."
+    told = "## A night\n\nThe night with the median kappa among those with apnea in 5 to 95 % of their minutes."
     return [told, strip_figure(pred, record)]
 
 

@@ -45,7 +45,7 @@ def by_the_standard(pred: Predictions) -> pd.DataFrame:  # rows S and V; Se, +P,
         tp, fn, fp = C[k, k], C[k].sum() - C[k, k], C[other, k].sum()
         tn = C[[j for j in range(len(C)) if j != k]].sum() - C[:, k].sum() + C[k, k]
         part = lambda a, b: float(a / b) if b else np.nan  # noqa: E731
-        rows[c] = {"Se": part(tp, tp + fn), "+P": part(tp, tp + fp), "false alarms": part(fp, fp + tn)}
+        rows[c] = {"Se": part(tp, tp + fn), "+P": part(tp, tp + fp), "false positive rate": part(fp, fp + tn)}
         rows[c]["accuracy"] = part(tp + tn, tp + tn + fp + fn)
     return pd.DataFrame(rows).T.rename_axis("class")
 
@@ -69,29 +69,29 @@ def whose(
 def beat_classes(pred: Predictions, run: Run) -> list:
     "The classification report, and whose the rare beats are."
     shown = [
-        "## Classification report\n\nPositive predictivity (+P), sensitivity (Se) and F1; a class that was never called has no +P and "
-        "counts as 0 in the means. `called` is how often the model says the class.",
+        "## Classification report\n\nPositive predictivity (+P), sensitivity (Se) and F1; a class that was never predicted has no +P and "
+        "counts as 0 in the means.",
         Table(classification(pred)),
     ]
     if len(set(pred.subjects)) < len(pred):
         shown += [
-            "### Whose beats they are\n\nThe people with most beats of each rarer class, and how many of theirs were found.",
+            "### Whose beats they are\n\nThe people with the most beats of each rarer class, and the share of theirs that was found.",
             Table(whose(pred)),
         ]
     return shown
 
 
 def remarks(pred: Predictions, run: Run) -> list:
-    "What the AAMI standard counts, beside de Chazal's numbers where they were taken on the same beats."
+    "The AAMI standard's own counts, beside those of de Chazal et al. where they used the same beats."
     if not {"S", "V"} <= set(pred.classes):
         return []
-    text = "## By the AAMI standard\n\nS and V against the rest as EC57 counts them: F or Q called V, and Q called S, are no false alarms."
+    text = "## By the AAMI standard\n\nS and V against the rest as EC57 counts them: F or Q predicted as V, and Q predicted as S, are not false positives."
     if run.dataset == "mitdb" and run.protocol == "official":
         text += " De Chazal et al. (2004) on the same beats: S 75.9 % Se, 38.5 % +P; V 77.7 % Se, 81.9 % +P."
     few = {c: int((pred.y_true == k).sum()) for k, c in enumerate(pred.classes) if c in "FQ"}
     listed = " and ".join(f"{n:,} of class {c}" for c, n in few.items())
     rest = (
-        f" There are {listed} among {len(pred):,} beats; the macro means give them the weight of N all the same."
+        f" There are {listed} among {len(pred):,} beats; macro averages nevertheless weight them like N."
         if few
         else ""
     )

@@ -14,7 +14,7 @@ from ..core import Predictions
 from ..evaluation.agreement import demographics, groups_of
 from ..evaluation.metrics import auprc, auroc, interval, positive_of, ranked, resamples
 from ..registry import metrics, sections
-from ..reporting.believe import with_brackets
+from ..reporting.tables import with_brackets
 from ..reporting.figures import INK, OTHER_COLOURS, PALE, new_figure
 from ..reporting.sections import Section
 from ..reporting.tables import Table
@@ -58,7 +58,7 @@ def alarm_costs(
         with np.errstate(all="ignore"):
             value, drawn = of(sums.sum(0)), of(W @ sums)
         row = dict(threshold=float(threshold))
-        for name, v, d in zip(("sensitivity", "precision", "alarms a day"), value, drawn, strict=True):
+        for name, v, d in zip(("sensitivity", "precision", "alarms per day"), value, drawn, strict=True):
             row |= dict(zip((name, f"{name} low", f"{name} high"), (float(v), *interval(d)), strict=True))
         rows[f"{rate:.0%}"] = row
     t = pd.DataFrame(rows).T.rename_axis("false alarms")
@@ -132,7 +132,7 @@ def risk_tenths(
                 high=high,
             )
         )
-    return pd.DataFrame(rows, index=pd.Index(range(1, n + 1), name="tenth"))
+    return pd.DataFrame(rows, index=pd.Index(range(1, n + 1), name="decile"))
 
 
 def risk_figure(tenths: pd.DataFrame):  # -> figure
@@ -142,7 +142,7 @@ def risk_figure(tenths: pd.DataFrame):  # -> figure
     ax.plot([0, top], [0, top], color=PALE, lw=1.2, ls=(0, (4, 3)))
     ax.vlines(tenths["risk"], tenths["low"], tenths["high"], color=OTHER_COLOURS[0], lw=1.4)
     ax.plot(tenths["risk"], tenths["observed"], "o", color=INK, ms=4)
-    ax.set(xlabel="mean risk of a tenth", ylabel="how often it came true", xlim=(0, top), ylim=(0, top))
+    ax.set(xlabel="mean predicted risk of a decile", ylabel="observed share", xlim=(0, top), ylim=(0, top))
     return fig
 
 # %% ../../nbs/studies/13_icu_sections.ipynb #9a4b5428
@@ -189,7 +189,7 @@ def show_alarms(pred: Predictions, run) -> list:
     "Sensitivity at fixed false alarms, alarms a day, precision."
     name = pred.classes[positive_of(pred)]
     said = (
-        f"## What an alarm costs\n\nThresholds at fixed shares of false alarms among the tested rows that did not end in *{name}*. They describe the curve; a threshold for use is to be "
+        f"## The cost of alarms\n\nThresholds at fixed false alarm rates among tested rows without *{name}*. They describe the curve; a threshold for use must be "
         "chosen on other patients. Intervals resample people."
     )
     return [said, Table(with_brackets(alarm_costs(pred))), precision_figure(pred)]
@@ -197,7 +197,7 @@ def show_alarms(pred: Predictions, run) -> list:
 
 def show_risk(pred: Predictions, run) -> list:
     "Risk against outcome."
-    said = "## Does the risk mean what it says\n\nTenths of the predictions by risk: the mean risk of each, and how often it came true, with intervals over people."
+    said = "## Calibration of the risk\n\nDeciles of predicted risk: the mean risk of each, and the observed share, with intervals over people."
     t = risk_tenths(pred)
     return [said, risk_figure(t), Table(with_brackets(t))]
 
@@ -205,7 +205,7 @@ def show_risk(pred: Predictions, run) -> list:
 def show_groups(pred: Predictions, run) -> list:
     "By sex and age."
     t = subgroup_table(pred)
-    said = "## For whom it works\n\nArea under the ROC curve by sex and age, with intervals over the people of each group; groups are described, not tested against each other."
+    said = "## Subgroups\n\nArea under the ROC curve by sex and age, with intervals over the people of each group; groups are described, not tested against each other."
     return [said, Table(with_brackets(t))] if len(t) else []
 
 

@@ -52,7 +52,7 @@ def raised(
 def levels(pred: Predictions) -> dict:  # 'piece', 'image', 'person' -> Predictions, as far as they differ
     "The same predictions at every level."
     sizes = pred.frame.groupby("record", observed=True).size()
-    found = {"piece": pred} if sizes.max() > 1 else {}
+    found = {"patch": pred} if sizes.max() > 1 else {}
     image = raised(pred, "record", HIGHEST) if found else pred
     if len(set(image.subjects)) == len(image):
         return found | {"person": image}
@@ -144,15 +144,15 @@ def what_it_supports(pred: Predictions) -> str:
     if low > 0.5:
         return f"{positive}. The interval, {low:.3f} to {high:.3f}, excludes chance (0.5)."
     if high < 0.5:
-        return f"{positive}. The interval, {low:.3f} to {high:.3f}, lies below chance: the ranking is the wrong way round, which is no finding about people."
-    return f"{positive}. The interval, {low:.3f} to {high:.3f}, holds 0.5: from these images it cannot be told whether the model does better than chance."
+        return f"{positive}. The interval, {low:.3f} to {high:.3f}, lies below chance: the ranking is reversed, which says nothing about people."
+    return f"{positive}. The interval, {low:.3f} to {high:.3f}, includes 0.5: these images cannot show whether the model is better than chance."
 
 
 def show_curves(pred: Predictions, run) -> list:
     "ROC and precision-recall."
     if positive_of(pred) is None:
         return []
-    return ["## Curves\n\nDashed: what a model without any knowledge gives.", curves_figure(pred)]
+    return ["## Curves\n\nDashed: a model that knows nothing.", curves_figure(pred)]
 
 
 def show_levels(pred: Predictions, run) -> list:
@@ -161,10 +161,10 @@ def show_levels(pred: Predictions, run) -> list:
         return []
     names = list(levels(pred))
     said = "## Image and person\n\n" + what_it_supports(pred)
-    if "piece" in names:
-        said += f" A film's score is the mean of its {HIGHEST} most suspicious pieces, over the whole grid and without knowing where a lesion is."
+    if "patch" in names:
+        said += f" The score of a film is the mean of its {HIGHEST} most suspicious patches, over the whole grid and without knowing where a lesion is."
     if "person" in names:
-        said += " A person's score is that of the more suspicious film."
+        said += " The score of a person is that of the more suspicious film."
     return [said + " Intervals resample people.", Table(levels_table(pred))]
 
 

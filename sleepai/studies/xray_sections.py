@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..core import Predictions
 from ..registry import sections
-from ..reporting.believe import with_brackets
+from ..reporting.tables import with_brackets
 from .icu_sections import per_person, positives, precision_figure, risk_figure, risk_tenths
 from .image_sections import worst_errors
 from ..reporting.sections import Section
@@ -55,9 +55,9 @@ def _positive(pred):
 def point_table(pred: Predictions) -> pd.DataFrame:  # index: how the point was found
     "The model's own point, and where others would lie on the tested images."
     y, p = positives(pred)
-    rows = {"the model's own": point_row(pred, 0.5)}
+    rows = {"chosen in training": point_row(pred, 0.5)}
     for s in (0.90, 0.95, 0.98):
-        rows[f"sensitivity {s:.0%}, found on the test"] = point_row(
+        rows[f"sensitivity {s:.0%}, on the test set"] = point_row(
             pred, float(np.quantile(p[y], 1 - s, method="lower"))
         )
     return pd.DataFrame(rows).T.rename_axis("operating point")
@@ -65,7 +65,7 @@ def point_table(pred: Predictions) -> pd.DataFrame:  # index: how the point was 
 
 def show_point(pred: Predictions, run) -> list:
     "Sensitivity, specificity, curves."
-    said = "## Where it says yes\n\nThe model's own point is at 0.5. The other rows describe the curve, found on the tested images themselves: nothing to claim, but a way to see how far the own point lies from them. Intervals resample patients."
+    said = "## Operating point\n\nThe threshold chosen in training is rescaled to 0.5. The other rows are points on the curve of the test images themselves: no result to claim, but a way to see where the chosen threshold lies. Intervals resample patients."
     return [said, Table(with_brackets(point_table(pred))), precision_figure(pred)]
 
 # %% ../../nbs/studies/14_xray_sections.ipynb #179dd892
@@ -85,14 +85,14 @@ def _tuned(fold):
 def show_training(pred: Predictions, run) -> list:
     "Threshold, weights, device."
     t = training_table(run)
-    said = "## How it was trained\n\nChosen on patients held out of the training set, none of them tested: when to stop, the temperature of the probabilities, and the probability that was put at 0.5. The weights a network began with, and the device that trained it, are told as they were."
+    said = "## Training\n\nChosen on held-out training patients, none of them tested: when to stop, the temperature of the probabilities, and the threshold that is rescaled to 0.5. The initial weights and the device are those of the run."
     return [said, Table(t)] if len(t) else []
 
 
 def show_risk(pred: Predictions, run) -> list:
     "Calibration about the shifted point."
     t = risk_tenths(pred)
-    said = "## Does the probability mean what it says\n\nProbabilities were shifted so that 0.5 is the operating point; a curve beside the diagonal shows by how much."
+    said = "## Calibration\n\nProbabilities were rescaled so that 0.5 is the operating point; the distance of the curve from the diagonal shows by how much."
     return [said, risk_figure(t), Table(with_brackets(t))]
 
 # %% ../../nbs/studies/14_xray_sections.ipynb #0b34711f
@@ -101,7 +101,7 @@ def show_errors(pred: Predictions, run) -> list:
     t = worst_errors(pred)
     if not len(t):
         return []
-    said = f"## The {len(t)} worst mistakes\n\nWrong with the highest probability. The page *The worst mistakes on X-rays* shows those of its best network as pictures, with what the network looked at."
+    said = f"## The {len(t)} most confident errors\n\nThe analysis of the most confident errors shows those of the best network as images, with Grad-CAM."
     return [said, Table(t.set_index("record"))]
 
 
