@@ -252,7 +252,7 @@ def test_boosted_knows_its_columns():
     model = Boosted(n_trees=5).fit(ex.X, ex.y)
     p = model.predict_proba(ex.X)
     assert np.array_equal(p, model.predict_proba(ex.X[list(ex.X)[::-1]].assign(more=0)))
-    with pytest.raises(InputError, match="X lacks column 'eeg__x1__30s'"):
+    with pytest.raises(InputError, match="X: lacks column 'eeg__x1__30s'"):
         model.predict_proba(ex.X.drop(columns="eeg__x1__30s"))
     assert np.isclose(model.gain_.sum(), 1) and list(model.gain_.index) == list(ex.X)
 
