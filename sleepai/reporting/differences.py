@@ -12,7 +12,7 @@ import pandas as pd
 from ..evaluation.compare import comparable, subject_scores
 from ..evaluation.metrics import MANY
 from .figures import INK, PALE, new_figure
-from .tables import bracket
+from .tables import bracket, metric_words
 
 # %% ../../nbs/reporting/05b_differences.ipynb #ff746b7e
 def _by_group(table):  # yields (title, rows)
@@ -40,12 +40,12 @@ def differences_figure(
             filled = "#22609a" if r["p_holm"] < 0.05 else "white"
             ax.plot(r["difference"], at, "o", ms=5, color=filled, markeredgecolor="#22609a")
         at += 1.5
-    metric = pairs["metric"].iloc[0] if len(pairs) else "metric"
+    metric = pairs["metric"].iloc[0] if len(pairs) else "a metric"
     ax.set_yticks(list(names), list(names.values()))
     for k in heads:
         ax.get_yticklabels()[k].set_fontweight("bold")
     ax.tick_params(axis="y", length=0)
-    ax.set(ylim=(at - 0.9, -0.6), xlabel=f"difference of {metric}")
+    ax.set(ylim=(at - 0.9, -0.6), xlabel=f"difference in {metric_words(metric)}")
     ax.grid(axis="x", color=PALE, lw=0.6)
     ax.set_axisbelow(True)
     fig.table = pairs
@@ -134,7 +134,7 @@ def models_figure(
     for ax in axes.flat[len(groups) :]:
         ax.axis("off")
     for ax in axes[:, 0]:
-        ax.set_ylabel(metric)
+        ax.set_ylabel(metric_words(metric))
     fig.table = pd.concat(parts, ignore_index=True)
     return fig
 

@@ -14,6 +14,7 @@ import pandas as pd
 from ..core import Predictions, Scores
 from ..evaluation.metrics import accuracy, confusion, kappa, score
 from ..registry import metrics, studies
+from .tables import metric_words
 
 # %% ../../nbs/reporting/00_figures.ipynb #ec554908
 STAGE_COLOURS = dict(W="#e8a33d", N1="#9ecae1", N2="#4a90c2", N3="#123f7a", R="#4f9d69")
@@ -120,8 +121,8 @@ def subjects_figure(
     few = len(each) <= 25
     ax.set(
         xticks=range(len(each)) if few else [],
-        xlabel="subject, in order of " + metric,
-        ylabel=metric,
+        xlabel=f"subjects in order of {metric_words(metric)}",
+        ylabel=metric_words(metric),
         ylim=(min(0, each.min()) - 0.03, 1.03),
     )
     if few:
