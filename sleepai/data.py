@@ -14,6 +14,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import threading
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,9 +107,14 @@ def digest(*parts) -> str:
     return h.hexdigest()
 
 # %% ../nbs/02_data.ipynb #89d243bd
+_ONE = threading.Lock()  # Python 3.11 counts the depth of a syntax tree across threads and refuses what is sound
+
+
+@functools.cache
 def meaning(source: str) -> str:
     "Python source as a syntax tree in words, without comments and docstrings."
-    tree = ast.parse(source)
+    with _ONE:
+        tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if (
