@@ -48,7 +48,7 @@ class Recording:
     signals: np.ndarray  # float32 (n_channels, n_samples), microvolts
     sfreq: float  # sampling rate, Hz
     ch_names: tuple  # channel names as the file gives them
-    ch_types: tuple  # 'eeg', 'eog', 'emg', 'ecg', 'resp' or 'misc', one a channel
+    ch_types: tuple  # 'eeg', 'eog', 'emg', 'ecg', 'resp' or 'misc', one per channel
     subject: str  # person
     night: int = 1  # 1-based night of that person
     record: str = ""  # name of the record; made from subject and night when empty

@@ -77,7 +77,7 @@ class Probe:
 
     X: object  # rows in the form of `Examples.X`
     meta: pd.DataFrame  # subject, record, index
-    part: np.ndarray  # 'train', 'test' or 'holes', one a row
+    part: np.ndarray  # 'train', 'test' or 'holes', one per row
 
 
 def probe_rows(ex: Examples, fold: Fold, n_rows: int, holes: bool, seed: int) -> Probe:
@@ -197,7 +197,7 @@ def at_home(pipeline, ex: Examples, fold: Fold, n_rows: int = 400, seed: int = 0
         if not isinstance(said, str) and np.isfinite(said).all():
             return Case(pipeline, ex, fold, probe, said)
         said = said if isinstance(said, str) else "some are not finite"
-    raise InputError(f"audit: the pipeline gives no probabilities for its own data ({said}); mend it first.")
+    raise InputError(f"audit: the pipeline gives no probabilities for its own data ({said}); fix it first.")
 
 # %% ../../nbs/audit/02_counterfactual.ipynb #e632d591
 SINGLE = ("test labels", "test features", "number of test rows")

@@ -18,7 +18,7 @@ from .partition import Audit, Finding
 # %% ../../nbs/audit/01_feature_leakage.ipynb #bee1ade1
 def audit_transform(
     transform,  # (X of one whole record, index) -> X
-    tables: list,  # of (X, index), one a record; two or more
+    tables: list,  # of (X, index), one per record; two or more
 ) -> Audit:
     "Whether a step within a record depends on the records it saw before."
     if len(tables) < 2:

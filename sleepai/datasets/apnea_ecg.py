@@ -39,18 +39,18 @@ def half(record: str) -> str:  # 'train' or 'test'
 
 # %% ../../nbs/datasets/26_apnea_ecg.ipynb #ec7b5af7
 def minute_labels(
-    values: np.ndarray,  # one a minute
+    values: np.ndarray,  # one per minute
     where: str,  # file and record, for an error
 ) -> np.ndarray:  # int8 (n_minutes,), 1 = apnea
     "Labels as 0 and 1, or one sentence."
     y = np.asarray(values)
     if y.ndim != 1 or len(y) < 5:
         raise InputError(
-            f"{where}: need a label a minute of five minutes or more, found shape {y.shape}; leave the record out."
+            f"{where}: need one label per minute of five minutes or more, found shape {y.shape}; leave the record out."
         )
     if y.dtype.kind not in "biuf" or not np.isin(y, (0, 1)).all():
         odd = next(v for v in y.tolist() if v not in (0, 1, False, True))
-        raise InputError(f"{where}: labels must be 0 or 1, found {odd!r}; mend the record or leave it out.")
+        raise InputError(f"{where}: labels must be 0 or 1, found {odd!r}; fix the record or leave it out.")
     return y.astype(np.int8)
 
 

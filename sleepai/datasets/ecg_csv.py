@@ -82,14 +82,14 @@ def checked_numbers(
         row, k = bad[0]
         raise InputError(
             f"{where}: row {row + 2}, column {t.columns[k]} holds {str(t.iat[row, k])!r}, which is no number; "
-            f"mend or delete the row ({len(set(bad[:, 0]))} such in all)."
+            f"fix or delete the row ({len(set(bad[:, 0]))} such in all)."
         )
     for k, c in enumerate(t.columns):
         low, high = RANGES.get(str(c).strip().lower(), (-1e9, 1e9))
         if len(out := np.flatnonzero((x[:, k] < low) | (x[:, k] > high))):
             raise InputError(
                 f"{where}: row {out[0] + 2}, column {c} is {x[out[0], k]:g}, which is impossible ({low:g} to {high:g}); "
-                f"mend or delete the row."
+                f"fix or delete the row."
             )
     return x.astype(np.float32)
 

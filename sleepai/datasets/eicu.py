@@ -34,7 +34,7 @@ def read_part(path, need: tuple) -> pd.DataFrame:
     return t.reset_index(drop=True)
 
 
-def read_hours(path) -> pd.DataFrame:  # stay, hour, a column a variable
+def read_hours(path) -> pd.DataFrame:  # stay, hour, one column per variable
     "The hourly grid of all stays."
     t = read_part(path, ("stay_id", "time", "hr", "map"))
     hour = (
@@ -73,7 +73,7 @@ def read_statics(path) -> pd.DataFrame:  # index stay; subject, sex, age, male, 
     return table.assign(subject=patients(table, path.parents[3]))
 
 
-def patients(table: pd.DataFrame, folder) -> np.ndarray:  # of str, one a stay
+def patients(table: pd.DataFrame, folder) -> np.ndarray:  # of str, one per stay
     "The person of every stay: as the demo says where its patient table is in place, else by age, sex and height."
     found = [p for p in (folder / "patient.csv", folder / "patient.csv.gz") if p.is_file()]
     if found:

@@ -46,7 +46,7 @@ def usable_part(
         few = "; ".join(f"{Path(f).name} ({fault})" for f, fault in bad[["file", "fault"]].values[:3])
         rest = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise InputError(
-            f"{where}: {len(bad)} of {len(seen)} files cannot be used: {few}{rest}; mend or remove them."
+            f"{where}: {len(bad)} of {len(seen)} files cannot be used: {few}{rest}; fix or remove them."
         )
     kept = listing[(seen["fault"] == "").to_numpy()].reset_index(drop=True)
     there = [c for c in classes if (kept["label"] == c).any()]

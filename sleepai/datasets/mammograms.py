@@ -225,7 +225,7 @@ def usable_films(
             f"{shown(f)}: {why}" for f, why in zip(bad["file"][:5], bad["fault"][:5], strict=True)
         )
         raise InputError(
-            f"{dataset.name}: {len(bad)} of {len(t)} files cannot be used ({named}); mend or delete them."
+            f"{dataset.name}: {len(bad)} of {len(t)} files cannot be used ({named}); fix or delete them."
         )
     excluded = {f"file cannot be used: {why}": int(n) for why, n in bad["fault"].value_counts().items()}
     return [f for f, fault in zip(films, t["fault"], strict=True) if not fault], excluded

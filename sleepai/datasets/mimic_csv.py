@@ -123,7 +123,7 @@ def read_stays(tables: dict) -> pd.DataFrame:  # index stay; subject, hadm, begi
     )
     if t["stay"].duplicated().any():
         raise InputError(
-            f"{shown(at)}: stay {t.loc[t['stay'].duplicated(), 'stay'].iloc[0]} is in it twice; keep one row a stay."
+            f"{shown(at)}: stay {t.loc[t['stay'].duplicated(), 'stay'].iloc[0]} is in it twice; keep one row per stay."
         )
     t["begin"], t["end"] = _times(t["begin"], at), _times(t["end"], at)
     t = t[t["end"] - t["begin"] >= pd.Timedelta("24h")].sort_values("begin").drop_duplicates("hadm")

@@ -112,8 +112,8 @@ class MiniMIAS(WholeFilms):
 
     def fetch(self, source="", progress=lambda *a: None):
         if not source and not self.available():
-            mend = "use --from with a folder or URL that holds " + " or ".join(self.info.archives)
-            raise InputError(f"{self.name}: its source asks for its licence to be read first; {mend}.")
+            fix = "use --from with a folder or URL that holds " + " or ".join(self.info.archives)
+            raise InputError(f"{self.name}: its source asks for its licence to be read first; {fix}.")
         return super().fetch(source, progress)
 
 

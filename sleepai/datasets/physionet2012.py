@@ -109,7 +109,7 @@ def read_outcomes(path: Path) -> pd.Series:  # index stay; 1 = died in hospital
             raise InputError(f"{shown(path)}: column {c!r} is missing; fetch the file again.")
     if t["RecordID"].duplicated().any():
         raise InputError(
-            f"{shown(path)}: stay {t.loc[t['RecordID'].duplicated(), 'RecordID'].iloc[0]} is in it twice; keep one row a stay."
+            f"{shown(path)}: stay {t.loc[t['RecordID'].duplicated(), 'RecordID'].iloc[0]} is in it twice; keep one row per stay."
         )
     y = as_numbers(t["In-hospital_death"], f"{shown(path)}, In-hospital_death")
     if not y.isin([0, 1]).all():

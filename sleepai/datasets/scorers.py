@@ -24,8 +24,8 @@ class Scorings:
     "The epochs of one night as each of its raters staged them."
 
     stages: np.ndarray  # int8 (n_raters, n_epochs), codes of `SleepStage`; negative = not staged
-    raters: tuple  # names, one a row
-    kinds: tuple  # 'scorer', 'consensus' or 'model', one a row
+    raters: tuple  # names, one per row
+    kinds: tuple  # 'scorer', 'consensus' or 'model', one per row
     record: str
     subject: str  # person
     cohort: str  # 'dod-h', 'dod-o' or 'boas'

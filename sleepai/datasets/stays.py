@@ -24,7 +24,7 @@ from ..preprocessing.stays import VARIABLES, checked_statics
 class StayTables:
     "All stays of a dataset, before features."
 
-    hours: pd.DataFrame  # stay, hour, a column a variable; NaN = not measured
+    hours: pd.DataFrame  # stay, hour, one column per variable; NaN = not measured
     statics: pd.DataFrame  # index stay; subject, sex ('F', 'M' or ''), age, male, height, weight, ...
     moments: pd.DataFrame  # stay, hour, y: when a prediction is made and what was to come
 

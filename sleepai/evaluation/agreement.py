@@ -150,7 +150,7 @@ def yasa_agreement(
         return yasa.SleepStatsAgreement(scored, predicted, ref_scorer="scored", obs_scorer="predicted")
 
 
-def bland_altman(nights: pd.DataFrame) -> pd.DataFrame:  # a row a statistic
+def bland_altman(nights: pd.DataFrame) -> pd.DataFrame:  # one row per statistic
     "Bias and limits of agreement, with intervals over people and (`t low`, `t high`) YASA's over nights."
     names = pd.Index(sorted(nights["subject"].unique()))
     W = resamples(len(names)) if len(names) > 1 else None
@@ -187,7 +187,7 @@ def one_against_rest(
     return cells.reshape(*hit.shape, 2, 2)
 
 # %% ../../nbs/evaluation/11_agreement.ipynb #331f005e
-def class_agreement(pred: Predictions) -> pd.DataFrame:  # a row a class and one for all
+def class_agreement(pred: Predictions) -> pd.DataFrame:  # one row per class and one for all
     "Kappa and PABAK of every class against the rest, with intervals over people."
     names, who = np.unique(pred.subjects, return_inverse=True)
     C = confusion(pred.y_true, pred.y_pred, len(pred.classes), who)

@@ -164,7 +164,7 @@ def compare_all(
     cells: list,  # of (Run, Predictions)
     metric: str = "kappa",
     against: str = "",  # only pairs with this model, named beforehand; empty = all pairs
-) -> pd.DataFrame:  # a row a pair, the better model as `a`; `p_holm` for `comparisons` pairs of the group
+) -> pd.DataFrame:  # one row per pair, the better model as `a`; `p_holm` for `comparisons` pairs of the group
     "Pairs of models tested on the same examples."
     rows = []
     for (dataset, protocol, _), group in comparable(cells).items():
@@ -188,7 +188,7 @@ def against_best(
 def subject_scores(
     cells: list,  # of (Run, Predictions) on the same examples
     metric: str = "kappa",
-) -> pd.DataFrame:  # index subject, a column a model, best first
+) -> pd.DataFrame:  # index subject, one column per model, best first
     "The metric of every subject under every model."
     return pd.DataFrame({name: each for name, (_, each, _) in _sorted_by(metric, cells)}).rename_axis(
         "subject"

@@ -93,7 +93,7 @@ def calibration(
 def class_reliability(
     pred: Predictions,
     bins: int = 10,
-) -> pd.DataFrame:  # a row a class and bin that holds anything: class, examples, probability, frequency
+) -> pd.DataFrame:  # one row per class and bin that holds anything: class, examples, probability, frequency
     "Probability given to a class and how often it was the truth, in bins of that probability."
     parts = []
     for k, c in enumerate(pred.classes):

@@ -18,7 +18,7 @@ from .base import column
 # %% ../../nbs/features/09_context.ipynb #3bc4f1d7
 def parsed(
     X: pd.DataFrame,  # columns `channel__feature__window`
-) -> pd.DataFrame:  # a row a column: channel, feature, window_s
+) -> pd.DataFrame:  # one row per column: channel, feature, window_s
     "The parts of the column names."
     found = [re.fullmatch(r"(.+)__(.+)__(\d+(?:\.\d+)?)s", str(c)) for c in X]
     if None in found:

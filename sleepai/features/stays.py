@@ -86,7 +86,7 @@ def static_columns(table: pd.DataFrame) -> list:
 
 # %% ../../nbs/features/30_stays.ipynb #68ac0e40
 def stay_rows(
-    hours: pd.DataFrame,  # stay, hour, a column a variable: the hourly grid, hours without a gap
+    hours: pd.DataFrame,  # stay, hour, one column per variable: the hourly grid, hours without a gap
     statics: pd.DataFrame,  # index stay; subject, age, male, height, weight, ...
     moments: pd.DataFrame,  # stay, hour, y: when a prediction is made, and what was to come
     windows: dict,  # hours -> names of the variables summarised over so many hours

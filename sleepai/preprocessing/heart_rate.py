@@ -21,11 +21,11 @@ def _numbers(values, name, where):
     try:
         x = np.asarray(values).ravel().astype(float)
     except (TypeError, ValueError) as e:
-        raise InputError(f"{where}: {name} must be numbers ({e}); mend the record or leave it out.") from None
+        raise InputError(f"{where}: {name} must be numbers ({e}); fix the record or leave it out.") from None
     if len(x) < 2 or not np.isfinite(x).all():
         what = f"{len(x)} of them" if len(x) < 2 else f"{np.sum(~np.isfinite(x))} empty or infinite"
         raise InputError(
-            f"{where}: {name} must be finite numbers, found {what}; mend the record or leave it out."
+            f"{where}: {name} must be finite numbers, found {what}; fix the record or leave it out."
         )
     return x
 
@@ -56,7 +56,7 @@ def check_beats(
         )
     if (at := _impossible(t, hr)) is not None:
         raise InputError(
-            f"{where}: a heart rate of {hr[at]:g} beats/min at {t[at]:.1f} s cannot be; mend the record or leave it out."
+            f"{where}: a heart rate of {hr[at]:g} beats/min at {t[at]:.1f} s cannot be; fix the record or leave it out."
         )
     return t, hr
 
@@ -80,7 +80,7 @@ RATE = 2  # samples/s
 
 def even(
     times: np.ndarray,  # (n,) s
-    values: np.ndarray,  # (n,) one a beat
+    values: np.ndarray,  # (n,) one per beat
     n_minutes: int,  # length of the record
     rate: int = RATE,  # samples/s
 ) -> tuple:  # values, known: (n_minutes * 60 * rate,)

@@ -207,7 +207,7 @@ def as_pixels(
     size: int = 16,
     colour: bool = False,
 ):  # Examples
-    "The same examples with a column a pixel."
+    "The same examples with one column per pixel."
     from dataclasses import replace
 
     x = images_of(ex.X, size, colour).reshape(len(ex), -1).astype(np.float32)

@@ -135,7 +135,7 @@ def plausible(
 def hourly(
     long: pd.DataFrame,  # stay, hours (since admission), variable, value
     n_hours: int = 0,  # of the grid; what came later is left out; 0 = up to the last measurement
-) -> pd.DataFrame:  # stay, hour, then one float32 column a variable; NaN = not measured
+) -> pd.DataFrame:  # stay, hour, then one float32 column per variable; NaN = not measured
     "Measurements on an hourly grid."
     long = long[(long["hours"] >= 0) & long["value"].notna()]
     hour = np.floor(long["hours"]).astype(int)
@@ -176,10 +176,10 @@ def checked_statics(
     table: pd.DataFrame,  # index stay; subject, age, male, height, weight, and what else a source knows
     where: str,  # file, for an error
 ) -> pd.DataFrame:  # the same, numbers within bounds
-    "One row a stay, every number possible."
+    "One row per stay, every number possible."
     if table.index.has_duplicates:
         twice = table.index[table.index.duplicated()][0]
-        raise InputError(f"{where}: stay {twice} is in it more than once; keep one row a stay.")
+        raise InputError(f"{where}: stay {twice} is in it more than once; keep one row per stay.")
     if not len(table):
         raise InputError(f"{where}: holds no stay; check that it is the right file.")
     table = table.copy()

@@ -45,7 +45,7 @@ def bland_altman_figure(
     nights: pd.DataFrame,  # of `sleep_statistics`
     limits: pd.DataFrame,  # of `bland_altman`
 ):  # -> figure
-    "Predicted minus scored of every night, with bias and limits of agreement, a panel a statistic."
+    "Predicted minus scored of every night, with bias and limits of agreement, one panel per statistic."
     fig, axes = new_figure(7.4, 6.4, nrows=3, ncols=3)
     for ax, (name, row) in zip(axes.flat, limits.iterrows(), strict=True):
         _bland_altman_axes(ax, nights[nights["statistic"] == name], row, name, row["unit"])

@@ -25,7 +25,7 @@ def _by_group(table):  # yields (title, rows)
 def differences_figure(
     pairs: pd.DataFrame,  # of `compare_all` or `against_best`
 ):  # -> figure
-    "Paired differences with their intervals, a row a pair; filled where the adjusted p-value is below 0.05."
+    "Paired differences with their intervals, one row per pair; filled where the adjusted p-value is below 0.05."
     names, heads, at = {}, [], 0
     n_lines = len(pairs) + 1.5 * pairs.groupby(["dataset", "protocol"]).ngroups
     fig, ax = new_figure(7.4, 0.65 + 0.21 * n_lines)
@@ -112,7 +112,7 @@ def models_figure(
     metric: str = "kappa",
     band: tuple | None = None,  # low, high and what it is, laid behind every panel of real data
 ):  # -> figure; None where subjects are too many to be shown
-    "The metric of every subject under every model, a panel a dataset and protocol, real data first."
+    "The metric of every subject under every model, one panel per dataset and protocol, real data first."
     groups = [
         g
         for g in comparable(cells).items()

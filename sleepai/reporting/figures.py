@@ -242,7 +242,7 @@ def hypnogram_figure(
     return fig
 
 # %% ../../nbs/reporting/00_figures.ipynb #6cbc1bf5
-def stage_fractions(pred: Predictions) -> pd.DataFrame:  # a row a class: scored, predicted, expected
+def stage_fractions(pred: Predictions) -> pd.DataFrame:  # one row per class: scored, predicted, expected
     "Share of each class as scored, as predicted, and as the mean probability says."
     K = len(pred.classes)
     return pd.DataFrame(

@@ -34,7 +34,7 @@ def night_class(
     return "B" if apnea.sum() >= 5 else "C"
 
 
-def nights_of(pred: Predictions) -> pd.DataFrame:  # a row a record
+def nights_of(pred: Predictions) -> pd.DataFrame:  # one row per record
     "Index (minutes with apnea per hour) and class of every record, the expert's and the predicted."
     k, at, rows = positive_of(pred), pred.frame["index"].to_numpy(), {}
     for record, r in by_night(pred):

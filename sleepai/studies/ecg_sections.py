@@ -17,7 +17,7 @@ from ..reporting.sections import Section
 from ..reporting.tables import Table
 
 # %% ../../nbs/studies/11_ecg_sections.ipynb #bd1c723a
-def classification(pred: Predictions) -> pd.DataFrame:  # a row a class, then both means
+def classification(pred: Predictions) -> pd.DataFrame:  # one row per class, then both means
     "Positive predictivity, sensitivity and F1 of every class, plain and weighted mean."
     C = confusion(pred.y_true, pred.y_pred, len(pred.classes))[0]
     t = pd.DataFrame(
@@ -53,7 +53,7 @@ def by_the_standard(pred: Predictions) -> pd.DataFrame:  # rows S and V; Se, +P,
 def whose(
     pred: Predictions,
     most: int = 3,  # people listed a class
-) -> pd.DataFrame:  # a row a class and person: subject, beats, share of the class, Se
+) -> pd.DataFrame:  # one row per class and person: subject, beats, share of the class, Se
     "The people who have most beats of each class but the first."
     rows, who = [], pred.subjects
     for k, c in enumerate(pred.classes[1:], 1):
