@@ -11,9 +11,11 @@ from sklearn.metrics import roc_auc_score
 
 from sleepai.core import InputError
 from sleepai.datasets.image_files import ImageDataset
-from sleepai.models import image_network as nets
 from sleepai.models import store
-from sleepai.models.image_network import ImageNetwork
+from sleepai.models.grad_cam import grad_cam
+from sleepai.models.image_network import ImageNetwork, trained
+from sleepai.models.image_training import halved_where_stalled
+from sleepai.models.operating_point import at_threshold, operating_point
 from sleepai.preprocessing import images
 from sleepai.preprocessing.augmentation import Augmentation, augmented_images
 
@@ -147,18 +149,18 @@ def test_operating_point():
     y = rng.random(500) < 0.6
     p = 1 / (1 + np.exp(-(2 * y - 1 + rng.normal(size=500))))
     for how in (0.9, 0.97):
-        t = nets.operating_point(p, y, how)
-        q = nets.at_threshold(np.stack([1 - p, p], 1), t)
+        t = operating_point(p, y, how)
+        q = at_threshold(np.stack([1 - p, p], 1), t)
         said = q.argmax(1) == 1
         assert np.array_equal(said, p >= t) and said[y].mean() >= how
         assert (p[y] > np.nextafter(t, 2)).mean() >= how and said[y].mean() < how + 0.01, (
             "no higher than needed"
         )
         assert roc_auc_score(y, q[:, 1]) == roc_auc_score(y, p) and np.allclose(q.sum(1), 1)
-    assert nets.operating_point(p, y, None) == 0.5 and nets.operating_point(p, y | True, 0.9) == 0.5
-    assert nets.operating_point(np.full(500, 0.7), y, 0.95) < 0.7, "ties are all called"
+    assert operating_point(p, y, None) == 0.5 and operating_point(p, y | True, 0.9) == 0.5
+    assert operating_point(np.full(500, 0.7), y, 0.95) < 0.7, "ties are all called"
     with pytest.raises(InputError, match="operating"):
-        nets.operating_point(p, y, "best")
+        operating_point(p, y, "best")
 
 
 @pytest.fixture
@@ -193,10 +195,10 @@ def test_network_is_kept_resumed_and_the_same(blobs, tmp_path):
     assert np.array_equal(resumed.predict_proba(x, meta), p)
     with pytest.MonkeyPatch.context() as m:
         m.setattr(ImageNetwork, "fit", None)  # it is found, not trained once more
-        again = nets.trained(ImageNetwork(**SMALL), x, y, meta)
+        again = trained(ImageNetwork(**SMALL), x, y, meta)
     assert np.allclose(again.predict_proba(x, meta), p, atol=1e-6)
     assert again.best_params_["threshold"] == whole.best_params_["threshold"]
-    heat = nets.grad_cam(again, x[:3])
+    heat = grad_cam(again, x[:3])
     assert heat.shape == (3, 8, 8) and 0 <= heat.min() and heat.max() <= 1
 
 
@@ -215,7 +217,7 @@ def test_network_options(blobs, tmp_path):
     assert len(units) == 40 and (units >= 35).mean() == 0.5
     history = [(1.0, 0.5), (1.0, 0.6)]
     rate = float(model.network_.optimizer.learning_rate.numpy())
-    nets.halved_where_stalled(model, model.network_, history)
+    halved_where_stalled(model, model.network_, history)
     assert np.isclose(float(model.network_.optimizer.learning_rate.numpy()), rate / 2)
 
 

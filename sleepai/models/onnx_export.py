@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 from ..core import InputError
-from .image_network import ImageNetwork, at_threshold
+from .image_network import ImageNetwork
 from .neural import quiet_keras, softmax
+from .operating_point import at_threshold
 
 # %% ../../nbs/models/60_onnx_export.ipynb #db12f7e7
 def needed(

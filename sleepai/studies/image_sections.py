@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from ..core import Examples, Predictions
-from ..models.image_network import ImageNetwork, grad_cam, trained
+from ..models.grad_cam import grad_cam
+from ..models.image_network import ImageNetwork, trained
 from ..preprocessing.images import images_of, read_image
 from ..reporting.figures import new_figure
 

@@ -9,8 +9,9 @@ __all__ = ['SENSITIVITY', 'linear', 'cnn', 'efficientnet_lite0', 'efficientnet_l
 # %% ../../nbs/studies/24_xray_models.ipynb #f7a9ede0
 from ..models.base import Model
 from ..models.efficientnet import EfficientNet, Lite0
-from ..models.image_network import ImageNetwork, PixelColumns
+from ..models.image_network import ImageNetwork
 from ..models.linear import TunedLinear
+from ..models.pixel_columns import PixelColumns
 from ..registry import models
 
 # %% ../../nbs/studies/24_xray_models.ipynb #760da521
