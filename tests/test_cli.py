@@ -19,6 +19,7 @@ from material import nights
 from sleepai.core import Recording
 from sleepai.data import checksum
 from sleepai.preprocessing.edf import write_edf
+from sleepai.reporting.verify import check_numbers
 
 pytestmark = pytest.mark.xdist_group("command line")  # the first command is run once
 
@@ -181,27 +182,36 @@ def test_fresh_says_whether_it_is_the_same(again):
 
 
 def test_verify_agrees_and_finds_every_edited_digit(again):
-    assert "agree to every digit shown" in again("verify", check=0).stdout
+    """Pages are executed again twice, by the command; the numbers beside them are compared at each edit."""
+    out = again("verify", check=0).stdout
+    assert "agree to every digit shown" in out and "2 of 2 runs are current" in out
     cell = again.reports / "sleep" / "simulated" / "constant"
     keep = {p.name: p.read_bytes() for p in cell.iterdir()}
+    run, scores = (json.loads(keep[name]) for name in ("run.json", "scores.json"))
+    accuracy = f"{scores['metrics']['accuracy']['value']:.3f}".encode()
+    assert accuracy in keep["report.html"]
+    (cell / "report.html").write_bytes(keep["report.html"].replace(accuracy, b"0.999"))
+    out = again("verify", check=1).stdout
+    assert "differs sleep/simulated/constant" in out and "report.html" in out, out
+    assert "agrees  sleep/simulated/forest" in out, out
 
-    def broken_by(name, change):
-        (cell / name).write_bytes(change(keep[name]))
-        out = again("verify", check=1).stdout
-        assert "differs sleep/simulated/constant" in out and name in out, out
+    def broken_by(name, content):
+        (cell / name).write_bytes(content)
+        faults = check_numbers(cell)
+        assert any(f.startswith(name) for f in faults), faults
         (cell / name).write_bytes(keep[name])
 
-    run = json.loads(keep["run.json"])
-    run["metrics"]["accuracy"]["value"] += 1e-6
-    broken_by("run.json", lambda b: json.dumps(run).encode())
-    accuracy = f"{json.loads(keep['run.json'])['metrics']['accuracy']['value']:.3f}".encode()
-    broken_by("report.html", lambda b: b.replace(accuracy, b"0.999"))
-    broken_by("report.ipynb", lambda b: b.replace(accuracy, b"0.999"))
-    broken_by("scores.csv", lambda b: b.replace(b"0.", b"0.9", 1))
+    scores["metrics"]["accuracy"]["value"] += 1e-6
+    broken_by("run.json", json.dumps(run | dict(n_examples=run["n_examples"] + 1)).encode())
+    broken_by("scores.json", json.dumps(scores).encode())
+    broken_by(
+        "scores.json", json.dumps(json.loads(keep["scores.json"]) | dict(confusion=[[1] * 5] * 5)).encode()
+    )
+    broken_by("scores.csv", keep["scores.csv"].replace(b"0.", b"0.9", 1))
     pred = pd.read_parquet(cell / "predictions.parquet")
     pred["y_true"] = pred["y_true"].to_numpy()[::-1]
     pred.to_parquet(again.reports / "other.parquet")
-    broken_by("predictions.parquet", lambda b: (again.reports / "other.parquet").read_bytes())
+    broken_by("predictions.parquet", (again.reports / "other.parquet").read_bytes())
 
 
 def wait_until(there, process, most_s=120):
@@ -315,11 +325,13 @@ def test_bad_recordings_are_one_sentence_and_exit_code_2(sleepai, tmp_path, mist
 def test_a_users_own_folder_from_files_to_report(sleepai, tmp_path):
     folder = nights(tmp_path / "nights", ("ann", "bob", "cat"))
     (folder / "dataset.yml").write_text("name: my-clinic\ntitle: Nights of my clinic\nsimulated: true\n")
-    sleepai("run", "-d", "edf-folder", "--folder", folder, "-m", "constant", "-m", "forest", check=0)
-    run = json.loads((sleepai.reports / "sleep/my-clinic/forest/run.json").read_text())
+    sleepai("run", "-d", "edf-folder", "--folder", folder, "-m", "forest", check=0)
+    cell = sleepai.reports / "sleep/my-clinic/forest"
+    run = json.loads((cell / "run.json").read_text())
     assert run["n_subjects"] == 3 and run["about"]["title"] == "Nights of my clinic"
-    assert "Nights of my clinic" in (sleepai.reports / "index.html").read_text()
-    sleepai("verify", check=0)
+    for page in (cell / "report.html", sleepai.reports / "index.html"):
+        assert "Nights of my clinic" in page.read_text()
+    assert check_numbers(cell) == []
 
 
 def test_audit_passes_an_honest_run_and_catches_a_shared_subject(again):
