@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['datasets', 'features', 'models', 'metrics', 'protocols', 'studies', 'sections', 'analyses', 'unknown', 'load_plugins',
-           'Registry', 'default_study']
+           'Shelf', 'Registry', 'default_study']
 
 # %% ../nbs/01_registry.ipynb #f690cbdb
 import difflib
@@ -37,8 +37,8 @@ def load_plugins() -> tuple:  # names of the modules
     return tuple(entry.value for entry in found)
 
 # %% ../nbs/01_registry.ipynb #dcf82859
-class Registry:
-    "Name -> thing, filled by walking subpackages of `sleepai`."
+class Shelf:
+    "Things by name, filled by walking subpackages of `sleepai`."
 
     def __init__(self, kind: str, *packages: str):  # 'dataset', and the subpackages whose modules register
         self.kind, self.packages, self._items, self._origins, self._walked = kind, packages, {}, {}, False
@@ -65,6 +65,10 @@ class Registry:
                     importlib.import_module(m.name)
             load_plugins()
         return self
+
+# %% ../nbs/01_registry.ipynb #aaa647a4
+class Registry(Shelf):
+    "Name -> thing; an unknown name is answered with the nearest one."
 
     def names(self):
         return sorted(self.walk()._items)
