@@ -25,20 +25,14 @@ class Model:
     fitted: bool = True  # False for a pretrained model that learns nothing here
     note: str = ""  # a sentence for the report
     transform: Callable | None = None  # (X of one whole record, index) -> X, label-free; e.g. context
-    uses: tuple = ()  # further modules whose code its predictions depend on
     members: tuple = ()  # names of models whose predictions it averages instead of fitting anything
-    study: str = "sleep"  # the study it was made for; '' for one that works in any
+    study: str = ""  # the study it was made for; '' for one that works in any
     version: int = 1  # raised whenever its predictions move; a run is current only while versions agree
 
     @property
     def listed_as(self):
-        "What it is registered under: two studies may each have a `boosted`; the flagship's goes by its plain name."
-        return self.name if self.study in ("", "sleep") else f"{self.study}/{self.name}"
-
-    def modules(self) -> tuple:
-        "Every module whose code its predictions depend on."
-        made = (self.build, *([self.transform] if self.transform else []))
-        return tuple(dict.fromkeys((*(f.__module__ for f in made), *self.uses)))
+        "What it is registered under: two studies may each have a `boosted`; a plain name means the default study's."
+        return f"{self.study}/{self.name}" if self.study else self.name
 
     def __repr__(self):
         return f"Model({self.name}: {self.title}, needs {self.needs})"
