@@ -10,9 +10,7 @@ __all__ = ['PUBLISHED', 'COLOURS', 'MARKS', 'gather', 'band', 'stored_band', 'pu
 import numpy as np
 import pandas as pd
 
-from ..core import STAGES
-from ..data import reports_root
-from sleepai.evaluation.consensus import (
+from sleepai.analyses.scorer_consensus import (
     against_others,
     by_person,
     by_person_summary,
@@ -21,13 +19,15 @@ from sleepai.evaluation.consensus import (
     pairwise,
     per_stage,
 )
-from ..registry import datasets, analyses
+from ..core import STAGES
+from ..data import reports_root
+from ..registry import analyses, datasets
+from ..reporting.analyses import Analysis, estimates, read_evidence
 from ..reporting.figures import INK, PALE, new_figure
-from ..reporting.analyses import Analysis, read_evidence
 
 # %% ../../nbs/analyses/02_human_ceiling.ipynb #fc1a7f78
 def gather(jobs=1, seed=0, progress=lambda step, done, total: None) -> tuple:  # tables, data
-    "The evidence of this page from DOD and BOAS; both must be in place."
+    "Confusion matrices of all raters of DOD and BOAS; both must be in place."
     nights, data = [], {}
     for ds in (datasets["dod"], datasets["boas"]):
         if not (records := ds.records()):
@@ -47,7 +47,7 @@ def band(
     tables: dict,  # the evidence
     dataset: str = "dod-h",  # or 'dod-o'
 ) -> tuple:  # lowest kappa, highest kappa, what they are
-    "The range of human scorers, each against the consensus of the others: a band any model's report may carry."
+    "The range of human scorers, each against the consensus of the others, as reports of models show it."
     t = against_others(tables["confusions"], dataset, n_boot=2)
     k = t.loc[t["kind"] == "scorer", "kappa"]
     people = tables["confusions"].loc[tables["confusions"]["dataset"] == dataset, "subject"].nunique()
@@ -58,7 +58,7 @@ def band(
 def stored_band(
     study: str = "sleep", dataset: str = "dod-h"
 ) -> tuple | None:  # as `band`; None without evidence
-    "The band of the evidence that stands in the reports."
+    "The range in the evidence that is stored with the reports."
     if not (reports_root() / study / "human-ceiling" / "evidence.json").exists():
         return None
     return band(read_evidence(study, "human-ceiling")[1], dataset)
@@ -74,14 +74,13 @@ PUBLISHED = (
 
 
 def published() -> pd.DataFrame:
-    "What others found when people scored the same nights."
-    return pd.DataFrame(PUBLISHED, columns=["who against whom", "agreement", "kappa"]).set_index(
-        "who against whom"
-    )
+    "Agreement between scorers in the literature."
+    columns = ["comparison", "agreement", "kappa"]
+    return pd.DataFrame(PUBLISHED, columns=columns).set_index("comparison")
 
 # %% ../../nbs/analyses/02_human_ceiling.ipynb #57bfd8b5
-def stage_table(confusions: pd.DataFrame, dataset: str) -> pd.DataFrame:  # a row a rater
-    "F1 of every stage, and for models on how many of the five references they surpass the scorer left out."
+def stage_table(confusions: pd.DataFrame, dataset: str) -> pd.DataFrame:  # one row per rater
+    "F1 of every stage, and for models on how many of the five references they exceed the scorer left out."
     means, above = per_stage(confusions, dataset)
     n = int((means["kind"] == "scorer").sum())
     means = means.sort_values(["kind", "W"], ascending=[False, False])
@@ -91,18 +90,17 @@ def stage_table(confusions: pd.DataFrame, dataset: str) -> pd.DataFrame:  # a ro
     return means
 
 # %% ../../nbs/analyses/02_human_ceiling.ipynb #56e941ec
-def nights_table(tables: dict) -> pd.DataFrame:  # a row a dataset
+def nights_table(tables: dict) -> pd.DataFrame:  # one row per dataset
     "People, nights and epochs, and which epochs count."
     e = tables["epochs"]
     nights = e.drop_duplicates(["dataset", "record"])
     t = nights.groupby("dataset").agg(
         people=("subject", "nunique"),
         nights=("record", "nunique"),
-        recorded=("recorded", "sum"),
-        **{"scored part": ("scored_part", "sum"), "staged by all": ("counted", "sum")},
+        **{"epochs recorded": ("recorded", "sum"), "in the scored part": ("scored_part", "sum")},
+        **{"staged by all raters": ("counted", "sum")},
     )
-    raters = e.groupby("dataset")["rater"].unique().map(len)
-    t.insert(2, "raters", raters)
+    t.insert(2, "raters", e.groupby("dataset")["rater"].unique().map(len))
     t.index = t.index.str.upper()
     return t.rename_axis("dataset")
 
@@ -111,39 +109,32 @@ def with_interval(t: pd.DataFrame) -> pd.DataFrame:  # of `against_others`
     "The ranking with its intervals written out."
     text = {
         "kind": t["kind"],
-        "kappa": t["kappa"].astype(float),
-        "95 %": [f"[{a:.3f}, {b:.3f}]" for a, b in zip(t["low"], t["high"], strict=True)],
-        "over the mean scorer": [
-            "–" if k == "scorer" else f"{o:+.3f} [{a:+.3f}, {b:+.3f}]"
-            for k, o, a, b in zip(t["kind"], t["over"], t["over_low"], t["over_high"], strict=True)
-        ],
-        "above": t["above"].where(t["kind"] == "model", "–"),
+        "kappa": estimates(t),
+        "difference to the mean scorer": estimates(t, "over", "over_low", "over_high", "+"),
+        "scorers exceeded": t["above"].where(t["kind"] == "model", "–"),
     }
     return pd.DataFrame(text, index=t.index)
 
 # %% ../../nbs/analyses/02_human_ceiling.ipynb #30cb4d73
 def headline(tables: dict) -> str:  # markdown
-    "Title and the sentences with the numbers that decide."
-    said = []
-    for dataset, who in (
-        ("dod-h", "healthy sleepers (DOD-H)"),
-        ("dod-o", "patients with sleep apnoea (DOD-O)"),
-    ):
+    "The sentences with the numbers that matter most."
+    said, cohorts = [], {"dod-h": "healthy sleepers (DOD-H)", "dod-o": "patients with sleep apnoea (DOD-O)"}
+    for dataset, who in cohorts.items():
         low, high, _ = band(tables, dataset)
         t = against_others(tables["confusions"], dataset, n_boot=2)
         best = t[t["kind"] == "model"].iloc[0]
         pair = mean_pairwise(tables["confusions"], dataset)[0]
         said.append(
             f"On {who}, five scorers reach a kappa of **{low:.3f} to {high:.3f}** against the consensus of the other four; two "
-            f"scorers agree at {pair:.3f} on average. Of six published models {best.name} comes first with {best['kappa']:.3f}, "
-            f"above {best['above'].replace('5 of 5', 'all five')} scorers."
+            f"scorers agree at {pair:.3f} on average. The best of six published models, {best.name}, reaches {best['kappa']:.3f} "
+            f"and exceeds {best['above'].replace('5 of 5', 'all five')} scorers."
         )
     k = by_person_summary(tables["confusions"])["kappa"]
     said.append(
-        f"On the 128 nights of BOAS a model that sees the polysomnography agrees with the human consensus at {k.iloc[0]:.3f}, "
+        f"On the 128 nights of BOAS, a model that sees the polysomnography agrees with the human consensus at {k.iloc[0]:.3f}, "
         f"one that sees a headband at {k.iloc[1]:.3f}."
     )
-    return "# The human ceiling\n\n" + "\n\n".join(said)
+    return "\n\n".join(said)
 
 # %% ../../nbs/analyses/02_human_ceiling.ipynb #38e99df5
 COLOURS = {"scorer": "#123f7a", "model": "#e8a33d"}
@@ -153,22 +144,15 @@ MARKS = "sD^vPX"
 def ranking_figure(confusions: pd.DataFrame, names: tuple = ("dod-h", "dod-o")):  # -> figure
     "Scorers and models in order of kappa against the consensus of the others; shaded, the range of scorers."
     shown = [against_others(confusions, d) for d in names]
-    fig, axes = new_figure(
-        7.4, 0.7 + 0.24 * sum(map(len, shown)), nrows=len(shown), sharex=True, squeeze=False
-    )
+    height = 0.7 + 0.24 * sum(map(len, shown))
+    fig, axes = new_figure(7.4, height, nrows=len(shown), sharex=True, squeeze=False)
     for ax, t, name in zip(axes[:, 0], shown, names, strict=True):
         people = t.loc[t["kind"] == "scorer", "kappa"].astype(float)
         ax.axvspan(people.min(), people.max(), color=COLOURS["scorer"], alpha=0.08, lw=0)
         for k, (_, r) in enumerate(t.iterrows()):
-            ax.plot([r["low"], r["high"]], [k, k], color=COLOURS[r["kind"]], lw=1.6)
-            ax.scatter(
-                r["kappa"],
-                k,
-                s=34,
-                color=COLOURS[r["kind"]],
-                marker="o" if r["kind"] == "scorer" else "D",
-                zorder=3,
-            )
+            colour, mark = COLOURS[r["kind"]], "o" if r["kind"] == "scorer" else "D"
+            ax.plot([r["low"], r["high"]], [k, k], color=colour, lw=1.6)
+            ax.scatter(r["kappa"], k, s=34, color=colour, marker=mark, zorder=3)
         ax.set(yticks=range(len(t)), yticklabels=t.index, title=name.upper())
         for text, kind in zip(ax.get_yticklabels(), t["kind"], strict=True):
             text.set_fontweight("bold" if kind == "scorer" else "normal")
@@ -188,15 +172,8 @@ def pairwise_figure(confusions: pd.DataFrame, names: tuple = ("dod-h", "dod-o"))
         ax.pcolormesh(t.to_numpy(), cmap="Blues", vmin=0.35, vmax=1.0)
         for i, j in zip(*np.nonzero(t.notna().to_numpy()), strict=True):
             v = t.iat[i, j]
-            ax.text(
-                j + 0.5,
-                i + 0.5,
-                f"{v:.2f}",
-                ha="center",
-                va="center",
-                fontsize=7.5,
-                color="white" if v > 0.75 else INK,
-            )
+            look = dict(ha="center", va="center", fontsize=7.5, color="white" if v > 0.75 else INK)
+            ax.text(j + 0.5, i + 0.5, f"{v:.2f}", **look)
         ax.plot([0, people, people, 0, 0], [0, 0, people, people, 0], color=INK, lw=1.4, clip_on=False)
         at = np.arange(len(t)) + 0.5
         ax.set(
@@ -209,36 +186,25 @@ def pairwise_figure(confusions: pd.DataFrame, names: tuple = ("dod-h", "dod-o"))
     return fig
 
 # %% ../../nbs/analyses/02_human_ceiling.ipynb #ca58c3fe
+def _stage_rows(ax, t):
+    "F1 of scorers and models on one axis, one line per stage."
+    people, models = (t[t["kind"] == k].drop(columns="kind") for k in ("scorer", "model"))
+    dark, light = COLOURS["scorer"], COLOURS["model"]
+    for y, stage in enumerate(STAGES):
+        v, at = people[stage], y - 0.16
+        ax.plot([v.min(), v.max()], [at, at], color=dark, lw=6, alpha=0.15, solid_capstyle="round")
+        label = "five scorers" if y == 0 else None
+        ax.scatter(v, [at] * len(v), s=26, color=dark, alpha=0.8, lw=0, label=label)
+    for k, (model, row) in enumerate(models.iterrows()):
+        ys, mark = np.arange(len(STAGES)) + 0.18, MARKS[k % len(MARKS)]
+        ax.scatter(row, ys, s=26, color=light, edgecolor=INK, lw=0.5, marker=mark, label=model)
+
+
 def stages_figure(confusions: pd.DataFrame, names: tuple = ("dod-h", "dod-o")):  # -> figure
     "F1 of every stage: scorers above, models below."
     fig, axes = new_figure(7.4, 0.7 + 2.2 * len(names), nrows=len(names), sharex=True, squeeze=False)
     for ax, name in zip(axes[:, 0], names, strict=True):
-        t = per_stage(confusions, name)[0]
-        people, models = (t[t["kind"] == k].drop(columns="kind") for k in ("scorer", "model"))
-        for y, stage in enumerate(STAGES):
-            v = people[stage]
-            ax.plot(
-                [v.min(), v.max()],
-                [y - 0.16] * 2,
-                color=COLOURS["scorer"],
-                lw=6,
-                alpha=0.15,
-                solid_capstyle="round",
-            )
-            label = "five scorers" if y == 0 else None
-            ax.scatter(v, [y - 0.16] * len(v), s=26, color=COLOURS["scorer"], alpha=0.8, lw=0, label=label)
-        for k, (model, row) in enumerate(models.iterrows()):
-            ys = np.arange(len(STAGES)) + 0.18
-            ax.scatter(
-                row,
-                ys,
-                s=26,
-                color=COLOURS["model"],
-                edgecolor=INK,
-                lw=0.5,
-                marker=MARKS[k % len(MARKS)],
-                label=model,
-            )
+        _stage_rows(ax, per_stage(confusions, name)[0])
         ax.set(yticks=range(len(STAGES)), yticklabels=STAGES, title=name.upper(), xlim=(None, 1))
         ax.invert_yaxis()
         ax.grid(axis="x", color=PALE, lw=0.6)
@@ -250,33 +216,22 @@ def stages_figure(confusions: pd.DataFrame, names: tuple = ("dod-h", "dod-o")): 
 
 # %% ../../nbs/analyses/02_human_ceiling.ipynb #f237c5f0
 def persons_figure(confusions: pd.DataFrame, dataset: str = "boas"):  # -> figure
-    "Kappa of each person: one model against the other, and both as distributions."
+    "Kappa of each person: both models as distributions, and one against the other."
     t = by_person(confusions, dataset)
-    against = [c for c in t if c.endswith("vs. human consensus")]
-    x, y = (t[c] for c in against)
-    a, b = (c.split(" vs. ")[0] for c in against)
+    x, y = (t[c] for c in t if c.endswith("vs. human consensus"))
+    a, b = (v.name.split(" vs. ")[0] for v in (x, y))
     fig, (left, right) = new_figure(7.4, 3.2, ncols=2)
     low = np.floor(10 * min(x.min(), y.min())) / 10
     for v, name, colour in ((x, a, "#4a90c2"), (y, b, "#e8a33d")):
-        left.plot(
-            np.sort(v),
-            np.arange(1, len(v) + 1) / len(v),
-            drawstyle="steps-post",
-            color=colour,
-            label=name,
-            lw=1.8,
-        )
+        share = np.arange(1, len(v) + 1) / len(v)
+        left.plot(np.sort(v), share, drawstyle="steps-post", color=colour, label=name, lw=1.8)
         left.axvline(v.median(), color=colour, lw=0.8, ls=":")
-    left.set(
-        xlabel="kappa of a person against the human consensus",
-        ylabel="share of people at or below",
-        xlim=(low, 1),
-        ylim=(0, 1),
-    )
+    words = dict(xlabel="kappa of a person against the human consensus", ylabel="share of people at or below")
+    left.set(**words, xlim=(low, 1), ylim=(0, 1))
     left.legend(frameon=False, fontsize=8, loc="upper left")
     right.plot([low, 1], [low, 1], color=PALE, lw=1)
     right.scatter(x, y, s=9 + 9 * t["nights"], color="#4f9d69", alpha=0.6, lw=0)
     ticks = np.arange(low, 1.01, 0.1 if low > 0.4 else 0.2)
     right.set(xlabel=a, ylabel=b, xlim=(low, 1), ylim=(low, 1), xticks=ticks, yticks=ticks, aspect="equal")
-    right.set_title("one dot a person, larger with more nights")
+    right.set_title("one dot per person, larger with more nights")
     return fig

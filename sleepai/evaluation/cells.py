@@ -89,6 +89,10 @@ def _refusal(ds, model, study) -> str:
 def models_for(ds, names: list, study: str) -> list:  # of `Model`
     "The models asked for; a default that cannot work on the dataset is left out."
     usable = [m for m in models if not _refusal(ds, m, study)]
+    if not usable:
+        first = models.of(study, studies[study].models[0])
+        why = f"model {first.name!r} {_refusal(ds, first, study)}"
+        raise InputError(f"dataset {ds.name!r}: no model can run on it; {why}.")
     if list(names) == ["all"]:
         names = [m.name for m in usable]
     for m in (models.of(study, n) for n in names):

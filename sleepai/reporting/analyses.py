@@ -184,7 +184,7 @@ def provenance_of(about: dict) -> pd.DataFrame:  # of `evidence.json`
         "tables, sha256": "; ".join(f"{k} {v[:16]}…" for k, v in about["tables"].items()),
         "machine": f"{hw['cpu']}, {counted(hw['cores'], ('core', 'cores'))}, {hw['memory_gib']} GiB, {hw['system']}",
         "took": f"{about['seconds']:.0f} s; peak memory {about['peak_memory_mb'] or 0:,.0f} MB",
-        "on": about["created"],
+        "date": about["created"],
     }
     return pd.DataFrame({"": list(rows.values())}, index=pd.Index(rows, name="what"))
 
