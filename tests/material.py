@@ -162,7 +162,7 @@ def beats(folder):
 
 
 def apnea_nights():
-    """Four simulated nights: times of the beats, heart rates, a label per minute."""
+    """Four simulated nights: times of the beats, heart rates, one label per minute."""
     from sleepai.datasets.simulated_apnea import simulated_night
 
     return {name: simulated_night(k) for name, k in dict(a01=0, c01=9, a21=2, c11=10).items()}

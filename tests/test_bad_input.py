@@ -1,4 +1,4 @@
-"""What a user gets wrong is answered with one sentence that names the file and the mend."""
+"""What a user gets wrong is answered with one sentence that names the file and the fix."""
 
 import numpy as np
 import pytest

@@ -72,7 +72,7 @@ def test_notebooks_are_clean(copy):
 
 def test_readme_is_the_index_notebook():
     """To the letter; where somebody has run evaluations since the last commit, the table of results may have moved."""
-    from sleepai.cli import readme
+    from sleepai.cli.sync import readme
 
     status = ["git", "status", "--porcelain", "--", "reports"]
     moved = subprocess.run(status, cwd=ROOT, capture_output=True, text=True).stdout

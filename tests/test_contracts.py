@@ -137,10 +137,53 @@ def test_imports_point_left():
     assert wrong == [], "imports point left, and studies never import each other"
 
 
+AT_HOME = ("studies", "datasets", "analyses")  # who may know the name of a study or of a dataset
+ALSO_MEANS = {
+    "ecg": ("preprocessing", "a type of channel, as eeg and emg are"),
+    "simulated": ("", "the word that titles of simulated data must hold, and a field of run.json"),
+}
+
+
+def names_in(source: str, names: set) -> list:
+    """String literals that are such a name or a path with one, with their lines; docstrings do not count."""
+    tree, passed = ast.parse(source), set()
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            passed.add(id(body[0].value))
+    texts = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return sorted(
+        (n.lineno, n.value) for n in texts if id(n) not in passed and names & set(n.value.split("/"))
+    )
+
+
+DECIDES = """
+def f(study, ours=Model(study="sleep")):
+    "sleep"
+    if study == "sleep":
+        return {"sleep/comparison": "there is no sleep"}
+"""
+
+
+def test_names_are_found_where_they_decide_something():
+    assert names_in(DECIDES, {"sleep"}) == [(2, "sleep"), (4, "sleep"), (5, "sleep/comparison")]
+
+
+def test_only_studies_datasets_and_analyses_know_their_names():
+    names, wrong = {*registry.studies.names(), *registry.datasets.names()}, []
+    for path in sorted((ROOT / "sleepai").rglob("*.py")):
+        part = path.relative_to(ROOT / "sleepai").parts
+        if part[0] not in AT_HOME and path.name != "_modidx.py":
+            known = {n for n, (where, _) in ALSO_MEANS.items() if where in ("", part[0])}
+            found = names_in(path.read_text(), names - known)
+            wrong += [f"{'/'.join(part)}:{line} {text!r}" for line, text in found]
+    assert wrong == []
+
+
 def test_light_imports():
     """The command line answers before anything heavy is imported."""
     heavy = "tensorflow numba papermill sklearn lightgbm mne yasa matplotlib scipy pandas".split()
-    code = f"import sys, sleepai, sleepai.cli; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, sleepai, sleepai.cli.app; sleepai.cli.app.with_commands(); print([m for m in {heavy} if m in sys.modules])"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
