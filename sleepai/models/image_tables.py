@@ -55,7 +55,7 @@ def place_and_brightness(
     "The control: brightness, share of tissue and position, or size for a whole image."
     if not is_files(X):
         raise InputError(
-            "control: needs images, and this dataset gives a table of measurements; choose linear or boosted."
+            "X: position and brightness need images, found a table of measurements; choose a model of tables."
         )
     images, index = [grey_image(f) for f in X["image"]], np.asarray(index)
     found = dict(

@@ -39,25 +39,15 @@ def recurrent(
     return FeatureSequence(window=60, epochs=14, patience=4, n_members=3, seed=seed)
 
 # %% ../../nbs/studies/22_apnea_models.ipynb #b2762d67
-_SEES = "Sees the heart rate, not the oxygen saturation: a minute, its rank in the night, and quantiles of the night"
-for name, title, build, transform, rest in (
-    (
-        "logistic",
-        "logistic regression with the night as context",
-        logistic,
-        with_neighbours,
-        ", and its neighbours.",
-    ),
-    ("boosted", "boosted trees with the night as context", boosted, with_neighbours, ", and its neighbours."),
-    (
-        "recurrent",
-        "recurrent network over the minutes of the night",
-        recurrent,
-        in_its_night,
-        "; an hour at a time.",
-    ),
+_SEES = "Sees the heart rate, not the oxygen saturation: "
+_WIDE = _SEES + "a minute and its neighbours, its rank in the night, and quantiles of the night."
+_HOUR = _SEES + "the minutes of an hour at once, their ranks in the night, and quantiles of the night."
+for name, title, build, transform, note in (
+    ("logistic", "logistic regression with the night as context", logistic, with_neighbours, _WIDE),
+    ("boosted", "boosted trees with the night as context", boosted, with_neighbours, _WIDE),
+    ("recurrent", "recurrent network over the minutes of the night", recurrent, in_its_night, _HOUR),
 ):
-    models.add(Model(name, title, build, note=_SEES + rest, transform=transform, study="apnea"))
+    models.add(Model(name, title, build, note=note, transform=transform, study="apnea"))
 
 models.add(
     Model(

@@ -67,7 +67,7 @@ for name, title, build in (
     ("lstm", "LSTM over the last hours", lstm),
     ("bilstm", "bidirectional LSTM over the last hours", bilstm),
     ("gru", "GRU over the last hours", gru),
-    ("two-branch", "two branches: statics, and a GRU over the last hours", two_branch),
+    ("two-branch", "two branches: static variables and a GRU over the last hours", two_branch),
 ):
     models.add(Model(name, title, build, study="icu", note=_NOTE))
 

@@ -58,7 +58,7 @@ _SEES = "Sees texture where the dataset gives images, otherwise the table's own 
 for name, title, build, transform, note in (
     (
         "control",
-        "control: place and brightness only",
+        "control: position and brightness only",
         control,
         place_and_brightness,
         "Knows where a patch lies and how bright it is; what a model adds to it is what that model saw.",
@@ -67,7 +67,7 @@ for name, title, build, transform, note in (
     ("boosted", "boosted trees on measurements", boosted, texture_table, _SEES),
     (
         "boosted-placed",
-        "boosted trees on measurements and place",
+        "boosted trees on measurements and position",
         boosted,
         texture_and_place,
         "As `boosted`, and knows where in the breast a patch lies.",
@@ -82,6 +82,6 @@ _POINT = (
 )
 for name, title, build in (
     ("cnn", "three-block convolutional network", cnn),
-    ("patch-cnn", "three-block convolutional network of pieces", patch_cnn),
+    ("patch-cnn", "three-block convolutional network on patches", patch_cnn),
 ):
     models.add(Model(name, title, build, study="mammography", note=_POINT))
