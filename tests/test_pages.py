@@ -72,47 +72,49 @@ def test_the_promised_reports_are_there():
             assert (REPORTS / study / f"{name}.html").exists(), (study, name)
 
 
-def test_committed_numbers_verify():
-    """Run records and scores of every study, from their predictions; of tables beyond 60,000 rows one model each."""
-    from sleepai.evaluation.results import cell_folders
+def tiers(places, always) -> list:
+    """Test parameters; those that do not always run are for `--all`."""
+    return [pytest.param(p, marks=[] if p in always else [pytest.mark.thorough]) for p in places]
+
+
+CELLS = sorted(p.parent.relative_to(REPORTS).as_posix() for p in REPORTS.rglob("run.json"))
+FIRST = {"/".join(c.split("/")[:2]): c for c in reversed(CELLS)}  # of each dataset, by name
+
+
+@pytest.mark.parametrize("place", tiers(CELLS, FIRST.values()))
+def test_committed_numbers_verify(place):
+    """Record and scores from the predictions: always the first run of each dataset, every run with `--all`."""
     from sleepai.reporting.verify import check_numbers
 
-    def quick(folder):
-        return (
-            json.loads((folder / "run.json").read_text())["n_examples"] < 60_000 or folder.name == "boosted"
-        )
-
-    assert {str(f): faults for f in cell_folders() if quick(f) and (faults := check_numbers(f))} == {}
+    assert check_numbers(REPORTS / place) == []
 
 
-AGAIN = [f"sleep/{name}" for name in BESIDE["sleep"]] + ["sleep/sleep-edf-features/feature-sequence"]
-AGAIN += [
-    "ecg/comparison",
+OWN = [f"{study}/{name}" for study, names in BESIDE.items() for name in names]
+ALWAYS = {
+    "sleep/comparison",
+    "sleep/human-ceiling",
     "ecg/mitdb/mlp",
-    "apnea/comparison",
     "apnea/apnea-ecg/recurrent",
     "icu/stay-replay",
-    "xray/comparison",
-    "xray/xray-errors",
-    "mammography/comparison",
-    "mammography/mini-mias-patches/boosted",
-]
+}
+ALWAYS |= {"xray/comparison", "mammography/mini-mias-patches/boosted"}
 
 
-def test_committed_pages_verify():
-    """Pages of each kind and study, executed again and compared output by output; `sleepai verify` does it to all."""
+@pytest.mark.parametrize("place", tiers(OWN + CELLS, ALWAYS))
+def test_committed_pages_verify(place):
+    """Executed again and compared to the letter: always some of each kind and study, every page with `--all`."""
     from sleepai.registry import analyses
-    from sleepai.reporting.render import index_html, render_parallel
     from sleepai.reporting.verify import check
 
-    def what(place):
-        name = place.rpartition("/")[2]
-        cell = REPORTS / place if (REPORTS / place / "run.json").exists() else None
-        return analyses[name] if name in analyses else cell
+    name = place.rpartition("/")[2]
+    cell = REPORTS / place if place in CELLS else None
+    assert check((place, analyses[name] if name in analyses else cell)) == []
 
-    work = [(place, what(place)) for place in AGAIN]
-    assert {n: faults for n, faults in render_parallel(check, work, lambda *a: None) if faults} == {}
-    assert (REPORTS / "index.html").read_text() == index_html()
+
+def test_the_committed_index_verifies():
+    from sleepai.reporting.verify import check_index
+
+    assert check_index() == []
 
 
 def test_committed_runs_come_from_committed_code():
@@ -163,6 +165,7 @@ def test_simulated_is_called_simulated(name):
         )
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium on this machine")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_pages_fit_the_window(tmp_path, width):
