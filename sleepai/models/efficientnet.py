@@ -8,6 +8,7 @@ __all__ = ['VARIANTS', 'same_exposure', 'imagenet_weights', 'Lite0', 'with_weigh
 # %% ../../nbs/models/53_efficientnet.ipynb #e903fdd9
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -81,6 +82,8 @@ def with_weights(
     variant: str,  # for the message
 ):  # keras.Model, its normalisation frozen
     "Load a file of weights."
+    if not Path(file).exists():
+        raise InputError(f"weights: there is no file {file}; name a file of Keras weights or leave it empty.")
     try:
         base.load_weights(file)
     except (OSError, ValueError) as e:
