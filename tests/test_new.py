@@ -72,7 +72,7 @@ def test_every_kind_of_addition_is_one_notebook(clone):
 def test_what_new_refuses(sleepai):
     """An unknown kind, a name that cannot be a module, and a name that is taken."""
     for words, said in (
-        (["new", "modle", "x"], "Did you mean 'model'"),
+        (["new", "modelx", "x"], "Did you mean 'model'"),
         (["new", "model", "Two Words"], "lower case with dashes"),
         (["new", "dataset", "simulated"], "already"),
     ):
