@@ -61,7 +61,8 @@ def page_html(
         about = json.loads((html.with_suffix("") / "evidence.json").read_text())
         files = ("evidence.json", *(f"{t}.parquet" for t in about["tables"]))
         links |= {f: f"{html.stem}/{f}" for f in files}
-        return to_html(nb, about["title"] + (" (simulated)" if about["simulated"] else ""), links, inputs)
+        title = analyses[html.stem].title + (" (simulated)" if about["simulated"] else "")
+        return to_html(nb, title, links, inputs)
     links |= {f: f for f in ("run.json", "scores.csv", "predictions.parquet")}
     return to_html(nb, Run.read(html.parent / "run.json").title, links, inputs)
 
