@@ -45,7 +45,7 @@ NAMES = dict(
     zipped_kb="size zipped, kB",
     ms_an_image="time per image, ms",
     auroc="AUROC",
-    farthest="largest change of a probability",
+    farthest="largest change",
 )
 
 

@@ -82,7 +82,7 @@ def gallery_figure(
                 extent=(0, 1, 0, 1),
                 interpolation="bilinear",
             )
-        ax.set_title(f"{row.true}, said\n{row.said} {row.probability:.2f}", fontsize=7, pad=2)
+        ax.set_title(f"{row.true}, predicted\n{row.said} {row.probability:.2f}", fontsize=7, pad=2)
     fig.table = table.drop(columns=["image", "heat"])
     return fig
 
