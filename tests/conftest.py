@@ -1,6 +1,7 @@
 """Two tiers: what runs always, and what `--all` adds. The command line, called in this process or in one of its own."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,8 +20,26 @@ def pytest_addoption(parser):
     parser.addoption("--record", action="store_true", help="write the golden outputs of tests/golden anew")
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "xdist_group(name): what runs in one worker, since it shares a fixture")
+def group_of(nodeid: str) -> str:
+    """What runs in one worker: tests of a file that share a costly fixture, all tests of one model, else one test."""
+    file, _, test = nodeid.partition("::")
+    name = re.search(r"\[([\w/-]+)\]$", test)
+    if file.endswith(("test_every_model.py", "test_store.py")) or test.startswith("test_model["):
+        return f"model {name[1]}" if name else nodeid
+    if file.endswith("test_neural.py") and (family := re.search(r"\[(CNN|Sequence|FeatureSequence)\b", test)):
+        return family[0]
+    return file if file.endswith(("test_cli.py", "test_currency.py")) else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return group_of(nodeid)
+
+    return Groups(config, log)
 
 
 def pytest_collection_modifyitems(config, items):

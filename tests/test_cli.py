@@ -21,8 +21,6 @@ from sleepai.data import checksum
 from sleepai.preprocessing.edf import write_edf
 from sleepai.reporting.verify import check_numbers
 
-pytestmark = pytest.mark.xdist_group("command line")  # the first command is run once
-
 
 def test_list(sleepai):
     out = sleepai("list", check=0).stdout

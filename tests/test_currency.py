@@ -15,8 +15,6 @@ from sleepai.provenance import Run
 from sleepai.registry import datasets, features, metrics, models
 from sleepai.reporting.verify import check_numbers
 
-pytestmark = pytest.mark.xdist_group("currency")  # the evaluation is made once
-
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):

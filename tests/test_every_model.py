@@ -33,6 +33,8 @@ def test_contract(one):
     if model.fitted:
         assert (p[:, ~seen] == 0).all(), "a class that was never seen cannot be predicted"
         assert (p[:, seen] > 0).any(0).all(), "a class that was seen is possible"
+    if short_training(model).get("weights") == "":
+        assert one.fitted.best_params_["weights"] == "from scratch"
 
 
 def test_nothing_saw_a_test_subject(one):

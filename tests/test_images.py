@@ -106,7 +106,7 @@ def test_one_class_and_none(folder):
     for p in folder.iterdir():
         p.unlink()
     assert not Shapes(folder).available()
-    with pytest.raises(InputError, match="found none"):
+    with pytest.raises(InputError, match="none of its files found"):
         Shapes(folder).load(["P0"])
 
 

@@ -124,7 +124,7 @@ def test_models_go_with_what_a_dataset_holds():
     names = lambda d: [m.name for m in models_for(registry.datasets[d], [], "mammography")]  # noqa: E731
     assert names("wisconsin") == ["constant", "linear", "boosted"] and "cnn" in names("mini-mias")
     assert "patch-cnn" in names("mini-mias-patches") and "cnn" not in names("mini-mias-patches")
-    with pytest.raises(InputError, match="cannot read what dataset 'wisconsin' holds"):
+    with pytest.raises(InputError, match="cannot use the data of dataset 'wisconsin'"):
         models_for(registry.datasets["wisconsin"], ["cnn"], "mammography")
 
 

@@ -42,10 +42,7 @@ def nights(family, n_people=5, n=40, seed=0):
     return X, y, meta
 
 
-FAMILIES = [pytest.param(f, marks=pytest.mark.xdist_group(f.__name__), id=f.__name__) for f in SMALL]
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=SMALL, ids=lambda f: f.__name__)
 def fitted(request):
     family = request.param
     X, y, meta = nights(family)

@@ -166,7 +166,7 @@ def test_a_transform_of_published_features():
 
 
 def test_a_transform_may_not_lose_rows():
-    with pytest.raises(InputError, match="A1: the model's transform made 203 rows of 204"):
+    with pytest.raises(InputError, match="A1: the model's transform returned 203 rows for 204 epochs"):
         Days().examples(["A"], FS, PLAN, transform=lambda X, index: X[1:])
 
 

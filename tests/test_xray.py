@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 from PIL import Image
-from trained import trained
 
 from sleepai import registry
 from sleepai.core import Examples, InputError, Predictions
@@ -143,11 +142,6 @@ def test_even_folds(name, simulated):
     few = ex.take(np.isin(ex.subjects, ex.subjects[:2]))
     with pytest.raises(InputError, match="patients or more"):
         registry.protocols[name].split(few)
-
-
-@pytest.mark.xdist_group("model xray/efficientnet-lite0")
-def test_lite0_runs_from_scratch():
-    assert trained("xray/efficientnet-lite0").fitted.best_params_["weights"] == "from scratch"
 
 
 def test_the_bigger_relatives_are_built():

@@ -33,15 +33,12 @@ def first_of_families() -> set:
 
 
 def cases() -> list:
-    """A test parameter for each model that fits something; all tests of one run in one worker, and share its fit."""
-    found = []
-    for model in (m for m in registry.models if not m.members):
-        name = model.listed_as
-        marks = [pytest.mark.xdist_group(f"model {name}")]
-        if is_network(model) and name not in first_of_families():
-            marks.append(pytest.mark.thorough)
-        found.append(pytest.param(name, marks=marks))
-    return found
+    """A test parameter for each model that fits something; conftest.py lets one worker run all tests of a model."""
+    found = [m for m in registry.models if not m.members]
+    later = {m.listed_as for m in found if is_network(m)} - first_of_families()
+    return [
+        pytest.param(m.listed_as, marks=[pytest.mark.thorough] if m.listed_as in later else []) for m in found
+    ]
 
 
 # What they are fitted on

@@ -40,7 +40,7 @@ def gather(jobs=1, seed=0, progress=lambda step, done, total: None) -> tuple:  #
     return evidence(nights), data
 
 
-analyses.add(Analysis("human-ceiling", "The human ceiling", "sleep", gather))
+analyses.add(Analysis("human-ceiling", "The human ceiling", "sleep", gather, band=lambda study: stored_band(study)))
 
 # %% ../../nbs/analyses/02_human_ceiling.ipynb #7ab79efe
 def band(

@@ -6,6 +6,7 @@
 __all__ = ['checked_listing', 'usable_part', 'ImageFiles', 'ImageDataset']
 
 # %% ../../nbs/datasets/39_image_files.ipynb #3fec6c44
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -95,10 +96,9 @@ class ImageFiles(Tables):
         return bad.assign(file=bad["file"].map(shown)).reset_index(drop=True)
 
     def available(self):
-        try:
+        with contextlib.suppress(InputError):
             return bool(len(self.listing()))
-        except InputError:
-            return False
+        return False
 
     def missing(self):
         try:

@@ -236,7 +236,7 @@ def _measured(metric, pred, C, sums, W, who, k):
     rows = [(c, float(pooled[j]), boot[:, j], each[:, j]) for j, c in enumerate(pred.classes)]
     return rows + ([("", *rows[k][1:])] if k is not None else [])
 
-
+# %% ../../nbs/evaluation/01_metrics.ipynb #7e40c5a8
 MANY = 300  # subjects beyond which a table of each of them is no longer read
 FEW = 5  # examples a subject, on average, below which a number of each says nothing
 

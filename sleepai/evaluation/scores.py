@@ -60,7 +60,6 @@ def read_scores(folder: Path, sha256: str) -> tuple:  # Scores or None, about
                 dtype={"subject": str, "class": str},
                 keep_default_na=False,
                 na_values={c: [""] for c in ("value", "low", "high")},
-                float_precision="round_trip",
             )
             about = stored["about"]
             return Scores(frame, tuple(map(tuple, stored["confusion"])), about), about

@@ -128,7 +128,7 @@ def pruned(
 
 # %% ../../nbs/models/60_onnx_export.ipynb #70cc265c
 def _row(form, p, y, reference, seconds, raw):  # of the table; probabilities p against the reference
-    from sleepai.evaluation.metrics import auroc
+    from sklearn.metrics import roc_auc_score
 
     on, y = p.argmax(1) == 1, y == 1
     return dict(
@@ -136,7 +136,7 @@ def _row(form, p, y, reference, seconds, raw):  # of the table; probabilities p 
         size_kb=len(raw) / 1000,
         zipped_kb=zipped_kb(raw),
         ms_an_image=1000 * seconds / len(y),
-        auroc=float(auroc(y, p[:, 1], np.ones(len(y)))),
+        auroc=float(roc_auc_score(y, p[:, 1])),
         sensitivity=float(on[y].mean()),
         specificity=float((~on[~y]).mean()),
         farthest=float(np.abs(p - reference).max()),

@@ -45,14 +45,14 @@ def tagged(cell, tag: str) -> bool:
     "Whether a cell of a notebook carries a tag."
     return tag in cell.metadata.get("tags", [])
 
-
+# %% ../../nbs/reporting/06_analyses.ipynb #b0db4721
 OPENING = """import {module} as module
 from sleepai.reporting.figures import use_svg
 
 globals().update({{k: v for k, v in vars(module).items() if not k.startswith("__")}})
 use_svg()"""
 
-
+# %% ../../nbs/reporting/06_analyses.ipynb #190b0854
 def page_notebook(
     nb,  # notebook of an analysis
     module: str,  # the module it exports
@@ -83,6 +83,7 @@ class Analysis:
     study: str  # 'sleep'
     gather: Callable  # (jobs, seed, progress) -> (tables, data): name -> DataFrame, name -> sha256 of what was read
     simulated: bool = False  # whether all of its numbers come from simulated data
+    band: Callable | None = None  # (study) -> (low, high, label) of the kappa that human scorers reach, or None
 
     @property
     def folder(self) -> Path:

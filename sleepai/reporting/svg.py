@@ -128,13 +128,14 @@ def compact_svg(svg: str) -> str:
     root = _without_namespaces(ET.fromstring(svg))
     rules = _shortened(root)
     _flat(root)
-    _renamed(root, hashlib.sha256(svg.encode()).hexdigest()[:3])
     for style in list(root.iter("style")):
         style.text = (
             (style.text or "").strip() + f"text{{{FONT}}}" + "".join(f".{n}{{{s}}}" for s, n in rules.items())
         )
         break
     root.set("xmlns", SVG)
+    _renamed(root, "")  # so that digits which are rounded away do not show in the names
+    _renamed(root, hashlib.sha256(ET.tostring(root)).hexdigest()[:3])
     return ET.tostring(root, encoding="unicode").replace(" />", "/>")
 
 # %% ../../nbs/reporting/03a_svg.ipynb #87bbabdc

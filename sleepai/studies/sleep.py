@@ -41,9 +41,9 @@ class SleepStudy(Study):
         return f"{protocol.title}, {WINDOWS[protocol.window or 'inclusive']}"
 
     def band(self, metric):
-        from sleepai.analyses.human_ceiling import stored_band
+        from sleepai.registry import analyses
 
-        return stored_band(self.name) if metric == "kappa" else None
+        return analyses["human-ceiling"].band(self.name) if metric == "kappa" else None
 
     def preview(self, run, pred):
         from sleepai.reporting.figures import hypnogram_figure, typical_records

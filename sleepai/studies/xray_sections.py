@@ -12,7 +12,7 @@ import pandas as pd
 from ..core import Predictions
 from ..registry import sections
 from ..reporting.tables import with_brackets
-from .icu_sections import per_person, positives, precision_figure, risk_figure, risk_tenths
+from .risk_sections import per_person, positives, precision_figure, risk_figure, risk_tenths
 from .image_sections import worst_errors
 from ..reporting.sections import Section
 from ..reporting.tables import Table

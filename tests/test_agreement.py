@@ -138,9 +138,9 @@ def test_drift_guard_sees_rem_that_comes_late():
     guard = compare.drift_guard(old, new)
     assert guard.kappa_new > guard.kappa_old and guard.table.loc["REM latency", "verdict"] == "drifted"
     steps = compare.drift_all([cell(old), cell(new)])
-    assert set(differences.drift_table(steps)["what"]) >= {"REM latency"} and "1 step" in differences.drift_note(
-        steps
-    )
+    assert set(differences.drift_table(steps)["what"]) >= {
+        "REM latency"
+    } and "1 step" in differences.drift_note(steps)
 
 
 def test_drift_guard_reads_shares_only_outside_sleep():
@@ -288,7 +288,9 @@ def test_review_budget_by_hand():
 def test_review_budget_where_nothing_or_everything_is_to_do():
     right = predictions({f"S{k}": [(night(), night())] for k in range(3)})
     assert (uncertainty.review_budget(right)["share"] == 0).all()
-    assert set(calibration.budget_table(uncertainty.review_budget(right))["share to review"]) == {"not needed"}
+    assert set(calibration.budget_table(uncertainty.review_budget(right))["share to review"]) == {
+        "not needed"
+    }
     one = predictions({"S0": [(np.full(30, 2), np.full(30, 2))]})
     assert uncertainty.review_budget(one)["share"].isna().all()
     assert set(calibration.budget_table(uncertainty.review_budget(one))["share to review"]) == {"undefined"}
@@ -342,6 +344,6 @@ def test_other_studies_and_single_subjects_are_drawn_too():
         calibration.reliability_figure(uncertainty.reliability(pred), uncertainty.class_reliability(pred))
         calibration.review_figure(uncertainty.review_curve(pred), uncertainty.review_budget(pred), "minute")
         assert len(tables.with_brackets(agreement.class_agreement(pred))) == 3
-        assert ("–" in set(believe.sureness(pred).pipe(tables.with_brackets)["95 %"])) == (who is None)
-        assert len(believe.groups_table(pred)) == 0
+        assert ("–" in set(calibration.sureness(pred).pipe(tables.with_brackets)["95 %"])) == (who is None)
+        assert len(agreement_shown.groups_table(pred)) == 0
         differences.models_figure([cell(pred)])
