@@ -91,8 +91,7 @@ class ImageFiles(Tables):
 
     def faults(self) -> pd.DataFrame:  # file, fault
         "What was left out, and why."
-        _, seen = self.looked_at()
-        bad = seen.loc[seen["fault"] != "", ["file", "fault"]]
+        bad = self.looked_at()[1].query("fault != ''")[["file", "fault"]]
         return bad.assign(file=bad["file"].map(shown)).reset_index(drop=True)
 
     def available(self):
