@@ -183,15 +183,9 @@ def test_verify_agrees_and_finds_every_edited_digit(again):
     """Pages are executed again twice, by the command; the numbers beside them are compared at each edit."""
     out = again("verify", check=0).stdout
     assert "agree to every digit shown" in out and "2 of 2 runs are current" in out
-    cell = again.reports / "sleep" / "simulated" / "constant"
+    cell, other = (again.reports / "sleep" / "simulated" / name for name in ("constant", "forest"))
     keep = {p.name: p.read_bytes() for p in cell.iterdir()}
     run, scores = (json.loads(keep[name]) for name in ("run.json", "scores.json"))
-    accuracy = f"{scores['metrics']['accuracy']['value']:.3f}".encode()
-    assert accuracy in keep["report.html"]
-    (cell / "report.html").write_bytes(keep["report.html"].replace(accuracy, b"0.999"))
-    out = again("verify", check=1).stdout
-    assert "differs sleep/simulated/constant" in out and "report.html" in out, out
-    assert "agrees  sleep/simulated/forest" in out, out
 
     def broken_by(name, content):
         (cell / name).write_bytes(content)
@@ -199,6 +193,7 @@ def test_verify_agrees_and_finds_every_edited_digit(again):
         assert any(f.startswith(name) for f in faults), faults
         (cell / name).write_bytes(keep[name])
 
+    accuracy = scores["metrics"]["accuracy"]["value"]
     scores["metrics"]["accuracy"]["value"] += 1e-6
     broken_by("run.json", json.dumps(run | dict(n_examples=run["n_examples"] + 1)).encode())
     broken_by("scores.json", json.dumps(scores).encode())
@@ -210,6 +205,14 @@ def test_verify_agrees_and_finds_every_edited_digit(again):
     pred["y_true"] = pred["y_true"].to_numpy()[::-1]
     pred.to_parquet(again.reports / "other.parquet")
     broken_by("predictions.parquet", (again.reports / "other.parquet").read_bytes())
+
+    # a digit of one page is edited, and the predictions of the other run are damaged: both are told
+    assert (shown := f"{accuracy:.3f}".encode()) in keep["report.html"]
+    (cell / "report.html").write_bytes(keep["report.html"].replace(shown, b"0.999"))
+    (other / "predictions.parquet").write_bytes(b"half a file")
+    out = again("verify", check=1).stdout
+    assert "differs sleep/simulated/constant" in out and "report.html: is not the page" in out, out
+    assert "differs sleep/simulated/forest" in out and "predictions.parquet: cannot be read" in out, out
 
 
 def wait_until(there, process, most_s=120):
@@ -239,13 +242,9 @@ def test_a_place_that_cannot_be_written_is_one_sentence(sleepai, tmp_path):
     is_one_sentence(sleepai("run", "--subjects", "2", "-m", "constant", check=2).stderr, "reports")
 
 
-def test_damaged_files_are_one_sentence(again):
-    cell = again.reports / "sleep" / "simulated" / "constant"
-    (cell / "predictions.parquet").write_bytes(b"half a file")
-    out = again("verify", check=1).stdout
-    assert "differs sleep/simulated/constant" in out and "agrees  sleep/simulated/forest" in out
-    (cell / "run.json").write_bytes(b"\xff\xfe")
-    assert "run.json" in again("verify", check=2).stderr
+def test_a_damaged_record_is_one_sentence_and_is_run_again(again):
+    (again.reports / "sleep" / "simulated" / "constant" / "run.json").write_bytes(b"\xff\xfe")
+    is_one_sentence(again("verify", check=2).stderr, "run.json")
     assert "kappa" in again("run", "--subjects", 3, "-m", "constant", "--no-report", check=0).stdout
 
 
