@@ -67,12 +67,12 @@ def wild():
         (dict(a01_hr=wild()), "heart rate of 900"),
         (dict(a01_hr=np.where(np.arange(len(NIGHTS["a01"][1])) == 7, "fast", "60")), "must be numbers"),
         (dict(a01_apn=np.full(240, 2)), "labels must be 0 or 1"),
-        (dict(a01_apn=np.zeros(100, bool)), "of one night"),
+        (dict(a01_apn=np.zeros(100, bool)), "of the same night"),
         (dict(a01_t=NIGHTS["a01"][0][::-1]), "must rise"),
         (dict(a01_hr=NIGHTS["a01"][1][:-5]), "one of each"),
         (dict(b99x_hr=np.ones(3), b99x_t=np.ones(3), b99x_apn=np.ones(3)), "not named"),
         ({f"a21_{k}": v for k, v in zip(("t", "hr", "apn"), NIGHTS["a01"], strict=True)} | {f"a01_{k}": v for k, v in zip(("t", "hr", "apn"), NIGHTS["a01"], strict=True)}, "the same night"),
-        ({f"{n}_apn": np.zeros(240, bool) for n in NIGHTS}, "nothing to tell apart"),
+        ({f"{n}_apn": np.zeros(240, bool) for n in NIGHTS}, "two classes are needed"),
     ],
 )  # fmt: skip
 def test_broken_archive(tmp_path, changed, said):

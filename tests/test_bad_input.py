@@ -273,7 +273,7 @@ def test_one_class_night(folder):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("channls: {eeg: C4-M1}", ["'channls'", "did you mean 'channels'"]),
+        ("channls: {eeg: C4-M1}", ["'channls'", "Did you mean 'channels'"]),
         ("channels: {eyes: E1-M2}", ["'eyes'", "eeg, eog, emg, ecg"]),
         ("channels: C4-M1", ["'channels'"]),
         ("epoch_s: long", ["'epoch_s'", "'long'"]),
@@ -284,11 +284,11 @@ def test_one_class_night(folder):
         ("unit: furlong", ["'furlong'", "mV"]),
         ('subject: "("', ["regular expression"]),
         ('subject: "^P"', ["'^P'", "'S1'"]),
-        ("records: [{signal: S1.edf}]", ["'signal'", "did you mean 'signals'"]),
+        ("records: [{signal: S1.edf}]", ["'signal'", "Did you mean 'signals'"]),
         ("records: [{signals: S1.edf, night: 0}]", ["'night'"]),
-        ("records: [{signals: S1.edf}]\nsubject: S", ["'subject' and records exclude"]),
+        ("records: [{signals: S1.edf}]\nsubject: S", ["'subject' cannot be combined with 'records'"]),
         ("- a list", ["key: value"]),
-        ('title: "open', ["not YAML", "line 1"]),
+        ('title: "open', ["not valid YAML", "line 1"]),
         ("pad: perhaps", ["'pad'"]),
     ],
 )

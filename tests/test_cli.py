@@ -166,10 +166,10 @@ def test_a_finished_cell_is_skipped_and_a_changed_one_is_not(again):
     before = (again.reports / "sleep/simulated/forest/run.json").read_text()
     out = again("run", "--subjects", 3, "-m", "forest", check=0).stdout
     assert (
-        "finished before" in out and (again.reports / "sleep/simulated/forest/run.json").read_text() == before
+        "already finished" in out and (again.reports / "sleep/simulated/forest/run.json").read_text() == before
     )
     out = again("run", "--subjects", 3, "-m", "constant", "--seed", 1, "--no-report", check=0).stdout
-    assert "finished before" not in out
+    assert "already finished" not in out
 
 
 def test_fresh_says_whether_it_is_the_same(again):
@@ -234,7 +234,7 @@ def test_a_killed_run_leaves_finished_cells_whole(sleepai):
         os.killpg(process.pid, signal.SIGKILL)  # its workers, which would wait for their idle time to end
     assert (cells / "constant" / "run.json").exists() and not (cells / "forest" / "run.json").exists()
     out = sleepai(*args, check=0).stdout
-    assert "simulated/constant: finished before" in out and (cells / "forest" / "run.json").exists()
+    assert "simulated/constant: already finished" in out and (cells / "forest" / "run.json").exists()
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(sleepai, tmp_path):
@@ -254,7 +254,7 @@ def test_ctrl_c_is_one_sentence_and_exit_code_130(sleepai):
     wait_until(lambda: any(sleepai.data.rglob("*.*")), process)  # it has begun to work
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the next run goes on from there" in err, err
+    assert process.returncode == 130 and "the next run continues from there" in err, err
     assert "Traceback" not in err, err
 
 
@@ -332,7 +332,7 @@ def test_a_users_own_folder_from_files_to_report(sleepai, tmp_path):
 
 
 def test_audit_passes_an_honest_run_and_catches_a_shared_subject(again):
-    assert "nothing found" in again("audit", "-m", "constant", "-m", "forest", check=0).stdout
+    assert "no problems found" in again("audit", "-m", "constant", "-m", "forest", check=0).stdout
     record = again.reports / "sleep" / "simulated" / "forest" / "run.json"
     run = json.loads(record.read_text())
     run["folds"][0]["train_subjects"] = run["folds"][1]["test_subjects"] + run["folds"][0]["test_subjects"]

@@ -133,7 +133,7 @@ def test_ecg5000_beats_are_their_own_pseudo_subjects(table, tmp_path):
     (fold,) = OFFICIAL.split(ex)
     assert (len(fold.train), len(fold.test)) == (8, 12) and len(set(ex.subjects)) == 20
     assert two.load("beat-0002").y[0] == 1 and two.load("beat-0001").y[0] == 0
-    with pytest.raises(InputError, match="there is no 'beat-9999'"):
+    with pytest.raises(InputError, match="unknown subject 'beat-9999'"):
         five.load("beat-9999")
     t.drop(columns="t7").to_csv(tmp_path / ecg5000.TABLE, index=False)
     with pytest.raises(InputError, match="column t7 is missing"):
@@ -141,17 +141,17 @@ def test_ecg5000_beats_are_their_own_pseudo_subjects(table, tmp_path):
 
 
 BROKEN = {
-    "no column of labels": lambda t: t.drop(columns="label"),
+    "no label column": lambda t: t.drop(columns="label"),
     "column t3 is missing": lambda t: t.drop(columns="t3"),
-    "holds 'high', which is no number": lambda t: t.astype({"t2": object}).replace(
+    "is 'high', not a finite number": lambda t: t.astype({"t2": object}).replace(
         {"t2": {t["t2"][4]: "high"}}
     ),
-    "holds 'nan'": lambda t: t.assign(t1=[np.nan, *t["t1"][1:]]),
+    "is 'nan'": lambda t: t.assign(t1=[np.nan, *t["t1"][1:]]),
     "only the class 1": lambda t: t.assign(label=1),
     "need 2 to 20 classes": lambda t: t.assign(label=np.arange(len(t))),
     "patients A and G are the same beat": lambda t: pd.concat([t, t.head(1).assign(patient="G")]),
-    "is in training and test": lambda t: t.assign(split=["train", "test"] * 30),
-    "must hold train and test": lambda t: t.assign(split="learn"),
+    "is in both training and test set": lambda t: t.assign(split=["train", "test"] * 30),
+    "must contain train and test": lambda t: t.assign(split="learn"),
     "is 900, which is impossible": lambda t: t.assign(heart_rate=[900] + [70] * 59),
     "has no label": lambda t: t.assign(label=[None, *t["label"][1:]]),
     "has no patient": lambda t: t.assign(patient=[None, *t["patient"][1:]]),
@@ -178,11 +178,11 @@ def test_table_of_beats(table, tmp_path):
     assert (
         "a binary task" in two.info.note
         and len(two.subjects()) == 60
-        and "person of its own" in two.info.note
+        and "separate person" in two.info.note
     )
-    with pytest.raises(InputError, match="holds 2 tables"):
+    with pytest.raises(InputError, match="found 2 tables"):
         ds.at(tmp_path).load("A")
-    with pytest.raises(InputError, match="found no .csv"):
+    with pytest.raises(InputError, match="no .csv file found"):
         ds.at(tmp_path / "none").load("A")
 
 
@@ -206,7 +206,7 @@ def test_one_sigmoid_unit_for_two_classes(name):
     assert fitted.network_.weights[-1].shape == (1,), "the last layer has one unit"
     p = fitted.predict_proba(ex.X, ex.meta)
     assert p.shape == (len(ex), 2) and np.allclose(p.sum(1), 1)
-    with pytest.raises(InputError, match="lacks column"):
+    with pytest.raises(InputError, match="column .* is missing"):
         fitted.predict_proba(ex.X.drop(columns=ex.X.columns[0]), ex.meta)
 
 

@@ -258,8 +258,8 @@ def test_dod_refuses_what_is_not_dod(tmp_path):
     [
         ("[0, 1", "not a JSON list"),
         ("[0, 1, 7]", "holds the code 7"),
-        ("[0.5, 1]", "whole numbers"),
-        ("[]", "whole numbers"),
+        ("[0.5, 1]", "list of integers"),
+        ("[]", "list of integers"),
         ("[0, 1]", "differ in length"),
     ],
 )
@@ -273,7 +273,7 @@ def test_damaged_labels_are_named(tmp_path, text, said):
 
 def test_an_output_of_unknown_place_is_refused(tmp_path):
     ds = DOD(clone(tmp_path, length=29))
-    with pytest.raises(InputError, match="29 and the scored part has 30"):
+    with pytest.raises(InputError, match="29 epochs, but the scored part has 30"):
         ds.read(ds.records()[0])
 
 

@@ -88,7 +88,7 @@ def test_one_by_one_is_the_same_as_all_at_once():
 
 
 def test_networks_say_what_they_lack(ex):
-    with pytest.raises(InputError, match="single hours"):
+    with pytest.raises(InputError, match="needs hourly columns"):
         fit(StayNetwork(), ex.X[["hr__mean__48h"]], ex.y, ex.meta)
 
 

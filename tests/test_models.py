@@ -252,7 +252,7 @@ def test_boosted_knows_its_columns():
     model = Boosted(n_trees=5).fit(ex.X, ex.y)
     p = model.predict_proba(ex.X)
     assert np.array_equal(p, model.predict_proba(ex.X[list(ex.X)[::-1]].assign(more=0)))
-    with pytest.raises(InputError, match="X: lacks column 'eeg__x1__30s'"):
+    with pytest.raises(InputError, match="X: column 'eeg__x1__30s' is missing"):
         model.predict_proba(ex.X.drop(columns="eeg__x1__30s"))
     assert np.isclose(model.gain_.sum(), 1) and list(model.gain_.index) == list(ex.X)
 
@@ -292,7 +292,7 @@ def test_out_of_fold_never_asks_a_model_about_its_own_people():
     assert np.allclose(p.sum(1), 1) and len(seen) == 3
     assert all(not known & asked for known, asked in seen)
     assert set.union(*(asked for _, asked in seen)) == set(ex.subjects)
-    with pytest.raises(InputError, match="two training subjects or more, found 1"):
+    with pytest.raises(InputError, match="at least two training subjects, found 1"):
         out_of_fold(Memory, ex.X[:40], ex.y[:40], ex.meta[:40])
 
 

@@ -1,5 +1,6 @@
 """A newcomer's path for every kind of addition is one notebook that `sleepai new` writes."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -20,15 +21,26 @@ KINDS = dict(
 )
 USE = dict(
     dataset=["run", "-d", "my-own", "-m", "constant", "-j", "1"],
-    model=["run", "-d", "simulated", "--subjects", "3", "-m", "my-own", "-j", "1", "--no-report"],
-    study=["run", "my-own", "-j", "1"],
+    model=["run", "-d", "my-own", "-m", "my-own", "-j", "1", "--no-report"],
+    study=["run", "my-own", "-j", "1", "--no-report"],
     analysis=["run", "--analysis", "my-own", "--no-report"],
 )
 
 EXECUTE = """
 import sys, nbformat
 from nbclient import NotebookClient
-NotebookClient(nbformat.read(sys.argv[1], 4), timeout=300, kernel_name="python3").execute()
+for path in sys.argv[1:]:
+    NotebookClient(nbformat.read(path, 4), timeout=300, kernel_name="python3").execute()
+"""
+COMMANDS = """
+import json, sys
+from sleepai.cli.app import main
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["sleepai", *words]
+    try:
+        main()
+    except SystemExit as e:
+        assert not e.code, words
 """
 
 
@@ -52,21 +64,19 @@ def clone(tmp_path_factory):
 
 def test_every_kind_of_addition_is_one_notebook(clone):
     """Written, run from top to bottom, exported, found by name, and used."""
-    app = "from sleepai.cli.app import main; main()"
-    for kind in KINDS:
-        clone(sys.executable, "-c", app, "new", kind, "my-own")
+    commands = lambda all: clone(sys.executable, "-c", COMMANDS, json.dumps(all))  # noqa: E731
+    commands([["new", kind, "my-own"] for kind in KINDS])
     written = sorted(p for p in (clone.root / "nbs").rglob("*_my_own.ipynb"))
     assert len(written) == len(KINDS)
     for path in written:
         assert "my-name" not in path.read_text() and "MyName" not in path.read_text()
-        clone(sys.executable, "-c", EXECUTE, path)  # before it is exported, as its author would
+    clone(sys.executable, "-c", EXECUTE, *written)  # before they are exported, as their authors would
     clone(BIN / "nbdev_export")
     names = "from sleepai.registry import analyses, datasets, features, metrics, models, studies\n"
     clone(sys.executable, "-c", names + "\n".join(KINDS.values()))
-    for words in USE.values():
-        clone(sys.executable, "-c", app, *words)
+    commands(list(USE.values()))
     page = (clone.root / "reports" / "sleep" / "my-own" / "constant" / "report.html").read_text()
-    assert "my own, in the words of a report" in page, "the new metric stands in the report"
+    assert "my own, as shown in reports" in page, "the new metric stands in the report"
 
 
 def test_what_new_refuses(sleepai):

@@ -322,5 +322,5 @@ def test_the_page_explains_every_printed_count(scoring):
         inside = page.masks(stages, (times.lights_off[n], times.lights_on[n]), n)
         parts.append(page.count_night(stages, inside).assign(record=n, subject=n[:5]))
     table = page.literature(pd.concat(parts))
-    assert (table["off by"] == 0).all() and table["printed"].tolist() == [42_308, 42_230, 44_220, 195_479]
+    assert (table["off by"] == 0).all() and table["published"].tolist() == [42_308, 42_230, 44_220, 195_479]
     assert table["more than inclusive"].tolist() == [1, -77, 1_913, 10]

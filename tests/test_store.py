@@ -72,16 +72,16 @@ def test_what_is_refused(tmp_path):
         (broken("a", then=lambda f: flip(f / "arrays.npz")), "is missing or was changed"),
         (broken("b", then=lambda f: (f / "0.txt").unlink()), "is missing or was changed"),
         (broken("c", dict(format=99)), "has format 99"),
-        (broken("d", dict(model=model)), "is not of this package"),
+        (broken("d", dict(model=model)), "is not part of this package"),
         (broken("e", dict(files=honest["files"] | {"../kept/model.json": "0"})), "is missing or was changed"),
         (broken("f", dict(model={"surprise": 1})), "unknown entry 'surprise'"),
-        (broken("g", dict(golden=golden)), "cannot be|other probabilities"),
+        (broken("g", dict(golden=golden)), "cannot be|no longer reproduces"),
         (broken("h", then=lambda f: (f / "model.json").write_text("{")), "not the record"),
         (tmp_path / "nowhere", "no model.json"),
     ):
         with pytest.raises(InputError, match=said) as e:
             store.load(case)
         assert "\n" not in str(e.value)
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         kept(trained("boosted"), folder)
     assert not list(tmp_path.glob("*.partial")), "nothing half-written is left"

@@ -160,10 +160,10 @@ def test_weights_are_read_without_running_them(tmp_path, monkeypatch):
         def __reduce__(self):
             return exec, ("raise SystemExit",)
 
-    with pytest.raises(InputError, match="do not need"):
+    with pytest.raises(InputError, match="refers to builtins.exec, which is not allowed"):
         pretrained.read_tensors(pickle.dumps(Harmful()))
     (tmp_path / "x.whl").write_text("nothing")
-    with pytest.raises(InputError, match="holds no weights"):
+    with pytest.raises(InputError, match="contains no weights"):
         pretrained.lite0_tensors(tmp_path / "x.whl")
 
 

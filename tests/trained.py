@@ -14,6 +14,7 @@ from sleepai.core import STAGES, Examples, concat
 from sleepai.datasets.recordings import transformed
 from sleepai.evaluation.folds import make_folds
 from sleepai.evaluation.run import dataset_examples
+from sleepai.models.image_network import ImageNetwork
 from sleepai.preprocessing.images import as_pixels, is_files
 
 K = len(STAGES)
@@ -25,10 +26,11 @@ def is_network(model) -> bool:
 
 @functools.cache
 def first_of_families() -> set:
-    """The first network of each family in each study; a family is named before the hyphen, as in efficientnet-b0."""
+    """The first network of each family in each study: image networks are one, others go by their class."""
     first = {}
     for model in (m for m in registry.models if not m.members and is_network(m)):
-        first.setdefault((model.study, model.name.split("-")[0]), model.listed_as)
+        family = next((c for c in type(model.build()).__mro__ if c is ImageNetwork), type(model.build()))
+        first.setdefault((model.study, family), model.listed_as)
     return set(first.values())
 
 

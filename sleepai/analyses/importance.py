@@ -20,11 +20,11 @@ from ..reporting.analyses import Analysis
 from ..reporting.figures import STAGE_COLOURS, new_figure
 
 # %% ../../nbs/analyses/05_importance.ipynb #f5240933
-ENDINGS = ("_tri_norm", "_past_norm", "_norm", "_before", "_after")  # what context adds to a feature's name
+ENDINGS = ("_tri_norm", "_past_norm", "_norm", "_before", "_after")  # suffixes of context features
 
 # %% ../../nbs/analyses/05_importance.ipynb #10a1d320
 def _material(dataset, model, jobs, seed, progress):
-    "Examples and folds of a model on a dataset, as its evaluation has them."
+    "Examples and folds of a model on a dataset, as in its evaluation."
     cell, m = Cell("sleep", datasets[dataset], model, seed=seed), models.of("sleep", model)
     if not cell.dataset.available():
         raise cell.dataset.missing()
@@ -35,9 +35,9 @@ def _material(dataset, model, jobs, seed, progress):
 
 def evenly(
     ex,  # `Examples`
-    most: int,  # of each subject
+    most: int,  # epochs per subject
 ):  # -> Examples
-    "At most so many epochs of every subject, evenly spread."
+    "At most `most` epochs per subject, evenly spaced."
     rows = ex.meta.groupby("subject").indices.values()
     kept = [r[np.unique(np.linspace(0, len(r) - 1, most).astype(int))] for r in rows]
     return ex.take(np.sort(np.concatenate(kept)))
@@ -48,9 +48,9 @@ def permutations(
     jobs: int,
     seed: int,
     progress,
-    most: int = 400,  # epochs of each test person
+    most: int = 400,  # epochs per test subject
 ) -> pd.DataFrame:  # dataset, by, group, repeat, subject, true, predicted, count
-    "Permutation counts of boosted trees on the test people of every fold."
+    "Permutation counts of boosted trees on the test subjects of every fold."
     ex, folds = _material(dataset, "boosted", jobs, seed, lambda d, n: progress(f"{dataset}: features", d, n))
     parts, boosted = [], models.of("sleep", "boosted")
     for k, fold in enumerate(folds):
@@ -66,7 +66,7 @@ def permutations(
 
 # %% ../../nbs/analyses/05_importance.ipynb #3bbd7330
 def occlusions(jobs: int, seed: int, progress, most: int = 150) -> pd.DataFrame:
-    "Occlusion of the network on the test people of the first fold of the simulated nights."
+    "Occlusion of the network on the test subjects of the first fold of the simulated nights."
     ex, folds = _material("simulated", "cnn", jobs, seed, lambda d, n: progress("cnn: signals", d, n))
     train, test = ex.take(folds[0].train), evenly(ex.take(folds[0].test), most)
     model = models.of("sleep", "cnn").build(seed=seed, jobs=jobs)
@@ -82,7 +82,7 @@ def gather(jobs: int, seed: int, progress) -> tuple:
     return dict(permutation=counts, occlusion=occlusions(jobs, seed, progress)), data
 
 
-analyses.add(Analysis("importance", "What the models rely on", "sleep", gather))
+analyses.add(Analysis("importance", "Feature importance", "sleep", gather))
 
 # %% ../../nbs/analyses/05_importance.ipynb #afc57347
 def losses(counts: pd.DataFrame, dataset: str, by: str) -> pd.DataFrame:
@@ -98,7 +98,7 @@ def losses_figure(table: pd.DataFrame, most: int = 20):  # of `losses` -> figure
     ax.hlines(range(len(t)), t["low"], t["high"], color="#9ec3e0", lw=4)
     ax.plot(t["loss"], range(len(t)), "o", color="#123f7a", ms=4.5)
     ax.axvline(0, color="#9aa5b1", lw=0.8)
-    words = "loss of kappa when permuted within people, 95 % interval"
+    words = "loss of kappa when permuted within subjects, 95 % interval"
     ax.set(yticks=range(len(t)), yticklabels=t.index, xlabel=words)
     return fig
 

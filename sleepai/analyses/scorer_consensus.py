@@ -16,7 +16,7 @@ from ..evaluation.metrics import accuracy, confusion, f1, kappa, resamples
 
 # %% ../../nbs/analyses/02a_scorer_consensus.ipynb #39bde70b
 def _votes(stages):
-    "(n_raters, n_classes, n_epochs) one where a rater chose the class."
+    "(n_raters, n_classes, n_epochs), 1 where a rater chose the class."
     return (stages[:, None] == np.arange(len(STAGES))[:, None]).astype(int)
 
 
@@ -31,9 +31,9 @@ def soft_agreement(
 # %% ../../nbs/analyses/02a_scorer_consensus.ipynb #468d1f0e
 def consensus(
     stages: np.ndarray,  # int (n_raters, n_epochs), all staged
-    ranking: np.ndarray,  # rows of `stages`, the one who decides ties first
-) -> tuple:  # (n_epochs,) the label, (n_epochs,) bool whether it was tied
-    "The majority label; of tied labels the one that the highest-ranked rater gave."
+    ranking: np.ndarray,  # rows of `stages`, highest rank first
+) -> tuple:  # (n_epochs,) labels, (n_epochs,) bool, True where tied
+    "The majority label; among tied labels, the one given by the highest-ranked rater."
     total, epochs = _votes(stages).sum(0), np.arange(stages.shape[1])
     strongest = total == total.max(0)
     label = total.argmax(0)
@@ -45,7 +45,7 @@ def consensus(
 TIES = {
     "published": "best-ranked of all five (published)",
     "four": "best-ranked of the four",
-    "left out": "ties left out",
+    "left out": "ties excluded",
     "lighter": "first of W, N1, N2, N3, R",
 }
 
@@ -66,7 +66,7 @@ def without(
 
 # %% ../../nbs/analyses/02a_scorer_consensus.ipynb #c6b5cedb
 def made_up_night(
-    k: int,  # number of the night and its sleeper
+    k: int,  # number of the night and its subject
     rng: np.random.Generator,
     error: float = 0.25,  # share of epochs on which a scorer guesses
 ) -> Scorings:
@@ -79,7 +79,7 @@ def made_up_night(
 
 # %% ../../nbs/analyses/02a_scorer_consensus.ipynb #399df825
 def _counts(s, rater, kind, reference, true, predicted, ties=""):
-    "Long table of one confusion matrix of a night."
+    "One confusion matrix of a night, as a long table."
     ok = true >= 0
     C = confusion(true[ok], predicted[ok], len(STAGES))[0]
     i, j = np.nonzero(C)
@@ -117,7 +117,7 @@ def night_epochs(s: Scorings) -> pd.DataFrame:
 
 # %% ../../nbs/analyses/02a_scorer_consensus.ipynb #d9a244c6
 def evidence(nights: list) -> dict:  # of `Scorings` -> table name -> DataFrame
-    "The two tables of many nights."
+    "Both tables for a list of nights."
     return dict(
         confusions=pd.concat([night_confusions(s) for s in nights], ignore_index=True),
         epochs=pd.concat([night_epochs(s) for s in nights], ignore_index=True),
@@ -140,7 +140,7 @@ def _matrices(confusions, dataset, ties):
 
 
 def _interval(draws):
-    "95 % of the draws."
+    "The 2.5th and 97.5th percentiles of the draws."
     return np.nanpercentile(draws, (2.5, 97.5), axis=0)
 
 
@@ -157,7 +157,7 @@ def against_others(
     ties: str = "published",  # a key of `TIES`
     n_boot: int = 2000,  # draws of subjects
 ) -> pd.DataFrame:  # one row per rater, best first
-    "Pooled kappa of each rater against the consensus of the other scorers, and the difference of each model to the mean scorer."
+    "Pooled kappa of each rater against the consensus of the other scorers, and the difference of each model from the mean scorer."
     pairs, kinds = _matrices(confusions, dataset, ties)
     of_rater, references = _by_rater(pairs)
     W = resamples(next(iter(of_rater.values())).shape[1], n_boot)
@@ -200,7 +200,7 @@ def mean_pairwise(confusions: pd.DataFrame, dataset: str) -> tuple:  # mean, 2.5
 def per_stage(
     confusions: pd.DataFrame, dataset: str
 ) -> tuple:  # F1, one row per rater and one column per stage; number of scorers exceeded, one row per model
-    "F1 of every stage against the consensus of the others, and on how many references a model exceeds the scorer left out."
+    "F1 of every stage against the consensus of the others, and the number of references on which a model exceeds the left-out scorer."
     pairs, kinds = _matrices(confusions, dataset, "published")
     of_rater, references = _by_rater(pairs)
     value = {r: f1(C.sum(1)) for r, C in of_rater.items()}
@@ -216,7 +216,7 @@ def per_stage(
 
 # %% ../../nbs/analyses/02a_scorer_consensus.ipynb #aa665544
 def tie_rules(confusions: pd.DataFrame) -> pd.DataFrame:  # one row per dataset and rule
-    "Share of epochs with a consensus, kappa of the scorers and of the best model, under every rule for ties."
+    "Share of epochs with a consensus, kappa of the scorers and of the best model, under every tie rule."
     rows, scorers = [], confusions[confusions["kind"] == "scorer"]
     epochs = scorers[scorers["ties"] != ""].groupby(["dataset", "ties"])["count"].sum()
     for dataset, ties in ((d, t) for d in epochs.index.unique("dataset") for t in TIES):
@@ -241,7 +241,7 @@ def by_person(confusions: pd.DataFrame, dataset: str = "boas") -> pd.DataFrame: 
 def by_person_summary(
     confusions: pd.DataFrame, dataset: str = "boas"
 ) -> pd.DataFrame:  # one row per comparison
-    "Pooled agreement, the median kappa over people, and their intervals over people."
+    "Pooled agreement and the median kappa over people, with their intervals."
     pairs, _ = _matrices(confusions, dataset, "")
     each = by_person(confusions, dataset)
     W, rng, rows = resamples(len(each)), np.random.default_rng(0), {}
@@ -251,7 +251,7 @@ def by_person_summary(
         low, high = _interval(kappa(np.einsum("bs,sij->bij", W, C)))
         m_low, m_high = _interval(np.nanmedian(k[draws], axis=1))
         row = {"accuracy": float(accuracy(C.sum(0))), "kappa": float(kappa(C.sum(0)))}
-        row |= {"kappa 95 %": f"[{low:.3f}, {high:.3f}]", "median person": np.nanmedian(k)}
+        row |= {"kappa 95 %": f"[{low:.3f}, {high:.3f}]", "median kappa": np.nanmedian(k)}
         row |= {
             "median 95 %": f"[{m_low:.3f}, {m_high:.3f}]",
             "lowest": np.nanmin(k),

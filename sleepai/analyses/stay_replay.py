@@ -29,8 +29,8 @@ SIGNS = {
 
 def median_stay(
     frame: pd.DataFrame,  # record, y_true and risk of many stays
-    at_least: int = 24,  # predictions
-    positive: int = 3,  # of them
+    at_least: int = 24,  # minimum number of predictions
+    positive: int = 3,  # minimum number followed by hypotension
 ) -> str:  # record
     "The stay with the median AUROC."
     of = {}
@@ -39,8 +39,10 @@ def median_stay(
         if len(g) >= at_least and positive <= y.sum() < len(g):
             of[record] = float(auroc(y, g["risk"].to_numpy(), np.ones(len(g))))
     if not of:
-        wanted = f"{at_least} predictions and {positive} hours followed by low pressure"
-        raise InputError(f"analysis 'stay-replay': no test stay has {wanted}; use a dataset of longer stays.")
+        wanted = f"at least {at_least} predictions, {positive} of them followed by hypotension"
+        raise InputError(
+            f"analysis 'stay-replay': no test stay has {wanted}; use a dataset with longer stays."
+        )
     order = sorted(of, key=lambda r: (of[r], r))
     return order[len(order) // 2]
 
@@ -51,7 +53,7 @@ def replayed(
     fold: Fold,
     **more,  # progress
 ) -> pd.DataFrame:  # record, index, y_true, risk and the vital signs, one row per hour of the test stays
-    "Risk at every hour of the test stays, from a model trained on other people."
+    "Risk at every hour of the test stays, from a model trained on other patients."
     frame, _ = predict_fold(ex, fold, model, **more)
     seen = {s: ex.X[f"{s}__value__h00"].to_numpy()[fold.test] for s in SIGNS if f"{s}__value__h00" in ex.X}
     risk = frame[f"p_{ex.classes[1]}"].to_numpy()
@@ -78,18 +80,18 @@ analyses.add(Analysis("stay-replay", "One ICU stay, replayed", "icu", gather))
 
 # %% ../../nbs/analyses/12_stay_replay.ipynb #10930383
 def alarm_line(risks: pd.DataFrame, rate: float = 0.1) -> float:
-    "The risk exceeded by a share `rate` of the hours not followed by low pressure."
+    "The risk exceeded by a share `rate` of the hours not followed by hypotension."
     return float(np.quantile(risks.loc[risks["y_true"] == 0, "risk"], 1 - rate))
 
 
-def alarms_of(hours: pd.DataFrame, line: float) -> dict:  # hours watched, low ahead, alarmed, found
-    "What the alarm did during the stay."
+def alarms_of(hours: pd.DataFrame, line: float) -> dict:  # numbers of hours
+    "Counts of hours and alarms during the stay."
     on, y = hours["risk"] > line, hours["y_true"] == 1
     return dict(watched=len(hours), low=int(y.sum()), alarms=int(on.sum()), found=int((on & y).sum()))
 
 # %% ../../nbs/analyses/12_stay_replay.ipynb #482b7834
 def _bands(ax, hours):
-    "Red bands over hours followed by low pressure."
+    "Red bands over hours followed by hypotension."
     for h in hours.loc[hours["y_true"] == 1, "index"]:
         ax.axvspan(h - 0.5, h + 0.5, color="#c0392b", alpha=0.14, lw=0)
 

@@ -21,7 +21,7 @@ from ..registry import datasets
 # %% ../../nbs/datasets/09_scorers.ipynb #bfdacead
 @dataclass(frozen=True, eq=False)
 class Scorings:
-    "The epochs of one night as each of its raters staged them."
+    "The epochs of one night as staged by each of its raters."
 
     stages: np.ndarray  # int8 (n_raters, n_epochs), codes of `SleepStage`; negative = not staged
     raters: tuple  # names, one per row
@@ -29,13 +29,13 @@ class Scorings:
     record: str
     subject: str  # person
     cohort: str  # 'dod-h', 'dod-o' or 'boas'
-    recorded: int  # epochs of the whole recording, those outside the scored part included
+    recorded: int  # epochs of the whole recording, including those outside the scored part
 
     def __post_init__(self):
         s = np.asarray(self.stages, np.int8)
         if s.ndim != 2 or not len(s) == len(self.raters) == len(self.kinds) or s.shape[1] > self.recorded:
             raise InputError(
-                f"{self.record}: need a row of stages, a name and a kind for every rater and no more than "
+                f"{self.record}: need a row of stages, a name and a kind for every rater and at most "
                 f"{self.recorded} epochs, found {s.shape}, {len(self.raters)} names and {len(self.kinds)} kinds."
             )
         freeze(self, stages=s, raters=tuple(self.raters), kinds=tuple(self.kinds))
@@ -50,8 +50,8 @@ class Scorings:
         return f"Scorings({self.cohort}/{self.record}: {size}, {int(self.counted.sum())} staged by all)"
 
 # %% ../../nbs/datasets/09_scorers.ipynb #55106cd9
-COHORTS = {"dod-h": "dodh", "dod-o": "dodo"}  # name here -> folder of the source
-LIGHTS = {  # record -> first and last + 1 epoch with lights off, as the authors' table_base_models.py has them
+COHORTS = {"dod-h": "dodh", "dod-o": "dodo"}  # name here -> folder in the source
+LIGHTS = {  # record -> first and last + 1 epoch with lights off, from the authors' table_base_models.py
     "5bf0f969-304c-581e-949c-50c108f62846": (60, None),
     "b5d5785d-87ee-5078-b9b9-aac6abd4d8de": (60, None),
     "3e842aa8-bcd9-521e-93a2-72124233fe2c": (0, 620),
@@ -59,21 +59,21 @@ LIGHTS = {  # record -> first and last + 1 epoch with lights off, as the authors
 
 
 def scored_part(
-    stages: np.ndarray,  # int (n_scorers, n_epochs), negative = left out
+    stages: np.ndarray,  # int (n_scorers, n_epochs), negative = not staged
     lights: tuple = (0, None),  # first and last + 1 epoch with lights off; None = the end
     where: str = "stages",  # what to name in an error
 ) -> slice:
-    "The epochs between the last scorer's beginning and the first scorer's end."
+    "The epochs from where the last scorer started to where the first one stopped."
     scored = [np.flatnonzero(s >= 0) for s in stages]
     if not all(len(s) for s in scored):
-        raise InputError(f"{where}: a scorer staged no epoch; leave the record out.")
+        raise InputError(f"{where}: a scorer staged no epoch; exclude the record.")
     first, last = max(s[0] for s in scored), min(s[-1] for s in scored) + 1
     return slice(max(int(first), lights[0]), min(int(last), lights[1] or int(last)))
 
 # %% ../../nbs/datasets/09_scorers.ipynb #9972b879
 def read_dod_labels(
-    path: Path,  # one JSON list of codes
-) -> np.ndarray:  # int8 (n_epochs,), -1 = left out
+    path: Path,  # a JSON list of codes
+) -> np.ndarray:  # int8 (n_epochs,), -1 = not staged
     "The labels of one rater on one night."
     try:
         labels = np.asarray(json.loads(path.read_text()))
@@ -82,7 +82,7 @@ def read_dod_labels(
             f"{shown(path)}: not a JSON list of stages ({type(e).__name__}); fetch it again."
         ) from e
     if labels.ndim != 1 or labels.dtype.kind != "i" or not len(labels):
-        raise InputError(f"{shown(path)}: need a list of whole numbers, one an epoch; fetch it again.")
+        raise InputError(f"{shown(path)}: need a list of integers, one per epoch; fetch it again.")
     if not np.isin(labels, range(-1, 5)).all():
         raise InputError(
             f"{shown(path)}: holds the code {labels[~np.isin(labels, range(-1, 5))][0]}; stages are 0 to 4 and -1."
@@ -90,7 +90,7 @@ def read_dod_labels(
     return labels.astype(np.int8)
 
 # %% ../../nbs/datasets/09_scorers.ipynb #1104b69d
-MODELS = {  # folder of the source in small letters -> name here
+MODELS = {  # folder in the source in lower case -> name here
     "chambon_et_al": "Chambon 2018",
     "deepsleepnet": "DeepSleepNet 2017",
     "mixedneuralnetwork": "Dong 2018",
@@ -101,13 +101,13 @@ MODELS = {  # folder of the source in small letters -> name here
 
 
 def _folder_with(root, marker):
-    "`root` or the one folder in it that holds `marker`; a clone or an archive brings a folder of its own."
+    "`root`, or the subfolder that contains `marker`, since clones and archives have their own top folder."
     inside = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
     return next((p for p in (root, *inside) if (p / marker).exists()), root)
 
 
 def _bring(dataset, source, patterns, progress):
-    "Copy from a folder that has the source's layout, or unpack an archive; returns the names that came."
+    "Copy from a folder with the source's layout, or unpack an archive; returns the names of the new files."
     folder = _folder_with(Path(source).expanduser(), dataset.marker)
     found = [p for pattern in patterns for p in sorted(folder.glob(pattern))]
     files = [RemoteFile(str(p.relative_to(folder))) for p in found]
@@ -116,19 +116,19 @@ def _bring(dataset, source, patterns, progress):
     came = fetch([], dataset.folder, source, dataset.info.archives, progress)
     if not dataset.available():
         what = f"{' or '.join(dataset.info.archives)} nor a folder with {dataset.marker}"
-        raise InputError(f"--from {source}: holds neither {what}; point it at a folder that does.")
+        raise InputError(f"--from {source}: contains neither {what}; use a folder that does.")
     return came
 
 # %% ../../nbs/datasets/09_scorers.ipynb #9901796b
 class Scored(Dataset):
-    "Base of datasets of several scorings a night: `read` gives `Scorings`."
+    "Base of datasets with several scorings per night: `read` returns `Scorings`."
 
-    marker = ""  # a path that only this dataset's folder has
+    marker = ""  # a path that identifies this dataset's folder
     sums = {}  # cohort -> (number of records, digest of all their labels)
 
     def refuses(self, model):
         return (
-            f"needs signals, and dataset {self.name!r} holds scorings only; its scorers are compared by "
+            f"needs signals, but dataset {self.name!r} has scorings only; its scorers are compared by "
             f"`sleepai run {self.info.study} --analysis human-ceiling`"
         )
 
@@ -137,14 +137,14 @@ class Scored(Dataset):
         return _folder_with(self.folder, self.marker)
 
     def check(self):
-        "Raises when a whole cohort is in place and its labels are not the published ones."
+        "Raise if a cohort is complete but its labels are not the published ones."
         nights = [self.read(r) for r in self.records()]
         for cohort, (n, want) in self.sums.items():
             own = [s for s in nights if s.cohort == cohort]
             if len(own) == n and digest(*(x for s in own for x in (s.record, s.subject, s.stages))) != want:
                 raise InputError(
                     f"{shown(self.folder)}: the labels of {cohort} are not the published ones; the files are damaged or "
-                    "another version: delete the folder and fetch again."
+                    "from another version: delete the folder and fetch it again."
                 )
 
 # %% ../../nbs/datasets/09_scorers.ipynb #a1af055d
@@ -155,8 +155,8 @@ _DOD = DatasetInfo(
     citation="Guillot, Sauvet, During, Thorey, Dreem Open Datasets: multi-scored sleep datasets to compare human and "
     "automated sleep staging, IEEE Trans Neural Syst Rehabil Eng 2020, 28(9), doi:10.1109/TNSRE.2020.3011181",
     archives=("dod-scorers.zip",),
-    note="Labels only. The six models were trained on these same nights and scorers, cross-validated, by the dataset's "
-    "authors; DOD-H is healthy sleepers, DOD-O patients with sleep apnoea.",
+    note="Labels only. The six models were trained and cross-validated on these nights and scorers by the dataset's "
+    "authors. DOD-H: healthy sleepers; DOD-O: patients with sleep apnoea.",
 )
 
 # %% ../../nbs/datasets/09_scorers.ipynb #9ed2f735
@@ -165,14 +165,14 @@ def _dod_night(record, cohort):
     labels = {p.parent.name: read_dod_labels(p) for p in record.files}
     scorers = [x for n, x in labels.items() if n.startswith("scorer_")]
     if len({len(x) for x in scorers}) != 1:
-        raise InputError(f"{record.name}: its scorings differ in length; fetch them again.")
+        raise InputError(f"{record.name}: the scorings differ in length; fetch them again.")
     part, n = scored_part(np.array(scorers), LIGHTS.get(record.name, (0, None)), record.name), len(scorers[0])
     rows, names, kinds = [], [], []
     for name, x in labels.items():
         x = x[part] if len(x) == n else x
         if len(x) != part.stop - part.start:
-            need = f"the scored part has {part.stop - part.start} epochs"
-            raise InputError(f"{record.name}: {name} has {len(x)} and {need}; fetch it again.")
+            need = f"the scored part has {part.stop - part.start}"
+            raise InputError(f"{record.name}: {name} has {len(x)} epochs, but {need}; fetch it again.")
         human = name.startswith("scorer_")
         rows.append(x)
         names.append(name.replace("_", " ") if human else MODELS.get(name.lower(), name))
@@ -206,7 +206,7 @@ class DOD(Scored):
         if not source and not self.available():
             raise InputError(
                 f"dod: its source is a Git repository; `git clone {self.info.source}` and use --from with that folder, "
-                f"or with one that holds {self.info.archives[0]}."
+                f"or with one that contains {self.info.archives[0]}."
             )
         kept = ("scorers/{}/*/*.json", "results/{}/base_models/*/*.json")
         patterns = [k.format(c) for c in COHORTS.values() for k in kept]
@@ -220,9 +220,9 @@ datasets.add(DOD())
 # %% ../../nbs/datasets/09_scorers.ipynb #11092fc4
 def read_events(
     path: Path,  # BIDS events file of one recording
-    columns: tuple,  # the columns of stages wanted
+    columns: tuple,  # columns with stages to read
 ) -> np.ndarray:  # int8 (n_columns, n_epochs), -1 = not staged
-    "Stages of an events file with one row every 30 s."
+    "Stages in an events file with one row every 30 s."
     try:
         t = pd.read_csv(path, sep="\t")
         stages, onset = t[list(columns)].to_numpy().T, t["onset"].to_numpy()
@@ -232,7 +232,7 @@ def read_events(
             f"{shown(path)}: not an events file with {', '.join(columns)} ({said}); fetch it again."
         ) from e
     if not np.array_equal(onset, 30 * np.arange(len(t))):
-        raise InputError(f"{shown(path)}: its rows are not one every 30 s from 0; fetch it again.")
+        raise InputError(f"{shown(path)}: rows must be one every 30 s, starting at 0; fetch it again.")
     if not np.isin(stages, (*range(5), 8, -2)).all():
         raise InputError(
             f"{shown(path)}: stages must be 0 to 4, 8 (disconnected) or -2 (artefact); fetch it again."
@@ -280,7 +280,9 @@ class BOAS(Scored):
             return []
         people = pd.read_csv(table, sep="\t", dtype={"pid": str}).set_index("participant_id")
         if "pid" not in people:
-            raise InputError(f"{shown(table)}: has no column pid, which names the people; fetch it again.")
+            raise InputError(
+                f"{shown(table)}: column pid, which identifies people, is missing; fetch it again."
+            )
         found, nights = [], {}
         for name, p in people.iterrows():
             files = _events(self.root, name)
@@ -296,7 +298,7 @@ class BOAS(Scored):
         stages = read_events(psg, ("stage_hum", "stage_ai"))
         other = read_events(headband, ("stage_ai",))
         if stages.shape[1] != other.shape[1]:
-            raise InputError(f"{record.name}: its two events files differ in length; fetch them again.")
+            raise InputError(f"{record.name}: the two events files differ in length; fetch them again.")
         names, kinds = ("human consensus", "PSG model", "headband model"), ("consensus", "model", "model")
         n = stages.shape[1]
         return Scorings(np.concatenate([stages, other]), names, kinds, record.name, record.subject, "boas", n)

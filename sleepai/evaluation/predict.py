@@ -15,7 +15,7 @@ from ..core import InputError
 from ..data import shown
 from ..models.image_network import ImageNetwork, trained
 from ..preprocessing.images import SUFFIXES, examine
-from ..registry import datasets, models
+from ..registry import datasets, models, protocols
 
 # %% ../../nbs/evaluation/31_predict.ipynb #3ae58293
 def predict_folder(

@@ -159,27 +159,6 @@ def combine(cells: list) -> tuple:  # frame of predictions, notes on folds, excl
     columns = {f"p_{c}": rounded(p)[:, i] for i, c in enumerate(first.classes)}
     return first.frame[key].assign(**columns), notes, first_run.exclusions
 
-
-def run_ensemble(cell: Cell, jobs: int, progress, resume: bool) -> Run:
-    "Run the members that are not finished, then average them."
-    began, code, data, cells = time.perf_counter(), code_state(), data_checksums(cell), members(cell)
-    for member in cells:
-        if not finished(member, data):
-            run_cell(member, jobs, progress, resume)
-    frame, notes, exclusions = combine(cells)
-    classes = read_cell(cells[0].folder)[1].classes
-    pred = Predictions(cell.study, cell.dataset.name, cell.model, classes, frame)
-    names = [m.model for m in cells]
-    params = dict(
-        protocol=cell.plan.describe(),
-        features=f"the probabilities of {', '.join(names)}",
-        n_features=len(names) * len(pred.classes),
-        estimator=f"mean probability of {', '.join(names)}",
-        limit=cell.limit,
-    )
-    write(cell.folder, pred, record(cell, pred, params, exclusions, notes, data, began, code))
-    return Run.read(cell.folder / "run.json")
-
 # %% ../../nbs/evaluation/06_run.ipynb #252b31f2
 def run_ensemble(cell: Cell, jobs: int, progress, resume: bool) -> Finished:
     "Run the members that are not finished, then average them."

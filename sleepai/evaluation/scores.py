@@ -35,11 +35,11 @@ def write_scores(
     scores: Scores,  # with `about`: metric -> title, better, code
     sha256: str,  # of the predictions they follow from
 ):
-    "`scores.csv`, then `scores.json`, each whole or not at all."
+    "`scores.csv` with what can be computed per subject, then `scores.json`; each whole or not at all."
     each = scores.frame["subject"] != "pooled"  # seven digits of a subject's value are enough to read
     short = scores.frame["value"].where(~each, scores.frame["value"].map(lambda v: float(f"{v:.7g}")))
     with atomic(folder / "scores.csv") as part:
-        scores.frame.assign(value=short).to_csv(part, index=False)
+        scores.frame.assign(value=short)[~each | short.notna()].to_csv(part, index=False)
     stored = dict(
         predictions_sha256=sha256,
         metrics={name: interval._asdict() for name, interval in scores.metrics.items()},

@@ -44,13 +44,13 @@ def table(
     X,  # DataFrame or array (n, p)
     names: list | None = None,  # columns the model was trained on, in their order
 ) -> np.ndarray:  # (n, p) float32
-    "Rows with the columns in the order of training, where they have names."
+    "Rows as an array; named columns in the order of training."
     if not hasattr(X, "columns"):
         return np.asarray(X, np.float32)
     have = list(map(str, X.columns))
     if names is not None and have != names:
         if lacking := [c for c in names if c not in have]:
-            raise InputError(f"X: lacks column {lacking[0]!r}; give the columns the model was trained on.")
+            raise InputError(f"X: column {lacking[0]!r} is missing; pass all columns used in training.")
         X = X.iloc[:, [have.index(c) for c in names]]
     return X.to_numpy(np.float32)
 
@@ -60,7 +60,7 @@ class Boosted(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        n_trees=150,  # for each class
+        n_trees=150,  # per class
         leaves=31,  # of a tree
         rate=0.1,  # learning rate
         columns=0.3,  # share of the columns each tree sees
@@ -93,7 +93,7 @@ class Boosted(ClassifierMixin, BaseEstimator):
 
     @property
     def gain_(self):
-        "The share of each column in the total decrease of the training loss."
+        "The share of each column in the total decrease in training loss."
         import pandas as pd
 
         gain = pd.Series(self.trees_.feature_importance("gain"), self.names_, name="gain")

@@ -19,7 +19,7 @@ from .neural import Neural, quiet_keras
 def channels_of(
     names: list,  # of columns
 ) -> dict:  # channel -> positions of its columns, in order
-    "Which columns belong to which channel."
+    "The columns of each channel."
     found = {}
     for k, name in enumerate(names):
         found.setdefault(str(name).partition("__")[0], []).append(k)
@@ -38,7 +38,7 @@ LIMIT = 20.0  # robust standard deviations; larger artefacts are clipped
 def on_its_own_scale(
     x: np.ndarray,  # (n_epochs, n_samples) of one channel of one record
 ) -> np.ndarray:  # the same shape; zeros where there is no signal
-    "Robustly standardised."
+    "Robust standardisation of a channel."
     some = x[:, ::7]
     some = some[np.isfinite(some)]
     low, middle, high = np.percentile(some, (25, 50, 75)) if some.size else (0, 0, 0)
@@ -50,7 +50,7 @@ def on_its_own_scale(
 def read_signals(
     X: pd.DataFrame,  # raw samples; a channel that a record lacks is NaN
     meta: pd.DataFrame,  # record of every row
-    channels: list,  # names, in the desired order; those that are not in X become zeros
+    channels: list,  # names, in the desired order; those missing from X become zeros
 ) -> np.ndarray:  # float16 (n_epochs, n_samples, n_channels)
     "Standardised signals, record by record."
     where = channels_of(X.columns)
@@ -66,13 +66,13 @@ def read_signals(
 def augmented(
     x: np.ndarray,  # float32 (n, ..., n_samples, n_channels), standardised
     rng,  # numpy generator
-    scale: float = 0.2,  # SD of the logarithm of the gain
-    shift: int = 50,  # samples at most, either way, circular
+    scale: float = 0.2,  # SD of the log gain
+    shift: int = 50,  # maximum circular shift in samples, in either direction
     noise: float = 0.1,  # SD
     flip: float = 0.0,  # probability of inverted polarity
     drop: float = 0.1,  # probability that a channel is missing
 ) -> np.ndarray:  # the same shape
-    "The same signals as they might have been recorded; one gain, polarity and set of channels per example."
+    "Augmented signals, with one gain, polarity and set of channels per example."
     lead = (len(x), *[1] * (x.ndim - 2), x.shape[-1])
     there = x.any(axis=tuple(range(1, x.ndim - 1)), keepdims=True)
     gain = np.exp(scale * rng.standard_normal(lead)) * np.where(rng.random(lead) < flip, -1, 1)
@@ -95,7 +95,7 @@ def encoder(
     size: int = 64,  # of the vector
     dropout: float = 0.3,
 ):  # keras.Model: (n, n_samples, n_channels) -> (n, size)
-    "A filter bank with the power of each filter, two further convolutional layers, and which channels there are."
+    "A filter bank with the log power of each filter, two further convolutional layers, and channel indicators."
     keras = quiet_keras()
     layers, ops = keras.layers, keras.ops
     x = inputs = layers.Input((n_samples, n_channels))
@@ -115,7 +115,7 @@ def encoder(
 def usable(
     X: pd.DataFrame,  # raw samples of the training rows
 ) -> dict:  # channels, n_samples
-    "The channels that at least one record has, and the number of samples of an epoch."
+    "Channels present in at least one record, and the number of samples per epoch."
     where = channels_of(X.columns)
     there = [c for c, at in where.items() if X.iloc[:, at[0]].notna().any()]
     return dict(channels=np.array(there or list(where)), n_samples=np.array(len(next(iter(where.values())))))
@@ -125,7 +125,7 @@ def check_usable(
     X: pd.DataFrame,  # raw samples
     learned: dict,  # from `usable`
 ):
-    "Raises when a table has none of the channels trained on, or another sampling rate."
+    "Raise an error if a table has none of the training channels, or another sampling rate."
     where, n = channels_of(X.columns), int(learned["n_samples"])
     known = ", ".join(learned["channels"])
     if not set(where) & set(learned["channels"]):
@@ -140,7 +140,7 @@ def check_usable(
 # %% ../../nbs/models/11_cnn.ipynb #fd591c5e
 @dataclass(eq=False, repr=False)
 class CNN(Neural):
-    "Convolutions over one epoch of raw samples."
+    "Convolutional network for one epoch of raw samples."
 
     epochs: int = 8
     batch: int = 64
@@ -149,7 +149,7 @@ class CNN(Neural):
     patience: int = 3
     width: int = 32  # filters of the first layer
     dropout: float = 0.3
-    scale: float = 0.2  # augmentation: SD of the logarithm of the gain
+    scale: float = 0.2  # augmentation: SD of the log gain
     shift: int = 50  # samples
     noise: float = 0.1  # SD
     flip: float = 0.0  # probability of inverted polarity

@@ -19,12 +19,12 @@ LIMIT = 5.0  # interquartile ranges from the median beyond which values are clip
 
 
 def clipped(X):
-    "Values within the limit."
+    "Clip values at the limit."
     return np.clip(X, -LIMIT, LIMIT)
 
 
 def prepared():
-    "An unfitted pipeline: fill missing values with medians, scale robustly, clip."
+    "An unfitted pipeline: impute medians, scale robustly, clip."
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer, RobustScaler
@@ -36,7 +36,7 @@ def prepared():
 def regression(
     weights: dict,  # class -> weight
 ):
-    "An unfitted logistic regression that continues from its last fit."
+    "An unfitted logistic regression that starts each fit from the last one."
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(class_weight=weights, max_iter=500, tol=2e-4, warm_start=True)
@@ -48,19 +48,19 @@ def regressed(
     y: np.ndarray,  # (n,)
     penalty: float,  # per row
 ):
-    "The model fitted with another penalty."
+    "Fit the model with a given penalty."
     from sklearn.exceptions import ConvergenceWarning
 
     model.set_params(C=1 / (penalty * len(y)))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # 500 steps are enough for prediction
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 500 iterations are enough for prediction
         return model.fit(X, y)
 
 # %% ../../nbs/models/05_linear.ipynb #490e9052
 def as_float_array(
     X,  # (n, p), array or table
 ) -> np.ndarray:  # (n, p) float32
-    "Rows as 32-bit numbers."
+    "Rows as 32-bit floats."
     return np.asarray(X, np.float32)
 
 
@@ -107,7 +107,7 @@ def inner_folds(
 
 # %% ../../nbs/models/05_linear.ipynb #7600026a
 class TunedLinear(ClassifierMixin, BaseEstimator):
-    "Logistic regression whose penalty is chosen by inner folds over subjects."
+    "Logistic regression whose penalty is chosen in inner folds by subject."
 
     def __init__(self, penalties=(1e-1, 3e-2, 1e-2, 3e-3, 1e-3), weights="sqrt", n_folds=3, most=12_000):
         self.penalties, self.weights, self.n_folds, self.most = penalties, weights, n_folds, most

@@ -32,8 +32,7 @@ def _bland_altman_axes(ax, t, row, name, unit):
         (t["scored"] + t["predicted"]) / 2,
         t["predicted"] - t["scored"],
         s=13 if few else 7,
-        color=INK,
-        alpha=0.6,
+        color="#56616d",
         lw=0,
     )
     reach = np.nanmax(np.abs([*(t["predicted"] - t["scored"]), row["lower"], row["upper"], 1.0])) * 1.12

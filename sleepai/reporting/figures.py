@@ -43,6 +43,7 @@ def new_figure(width, height, **kw):
         {
             "svg.fonttype": "none",
             "svg.hashsalt": "sleepai",
+            "path.simplify_threshold": 0.3,  # points that move a line by less are left out
             "font.sans-serif": ["DejaVu Sans", "Arial"],  # each text of a picture repeats the list
             "font.size": 9,
             "axes.spines.top": False,

@@ -122,8 +122,8 @@ def preview(folder: Path, done):
     run, pred, _ = done
     fig = studies[run.study].preview(run, pred) or confusion_figure(pred)
     with BytesIO() as drawn, atomic(folder / "preview.webp") as part:
-        fig.savefig(drawn, format="png", dpi=110)
-        few = Image.open(drawn).convert("RGB").quantize(32, dither=Image.Dither.NONE).convert("RGB")
+        fig.savefig(drawn, format="png", dpi=90)
+        few = Image.open(drawn).convert("RGB").quantize(16, dither=Image.Dither.NONE).convert("RGB")
         few.save(part, "WEBP", lossless=True, quality=100, method=6)
 
 # %% ../../nbs/reporting/03c_render.ipynb #435da700

@@ -36,9 +36,11 @@ def page(
     body: str,  # HTML of the main part
     links: dict,  # name -> relative address
     inputs: str = "",  # digest of what the page was made from
+    style: str = "",  # CSS rules of this page alone
 ) -> str:
     "A whole HTML document."
-    return frame("page.html").render(title=title, body=body, links=links, inputs=inputs, style=asset("site.css"))
+    look = asset("site.css") + style
+    return frame("page.html").render(title=title, body=body, links=links, inputs=inputs, style=look)
 
 # %% ../../nbs/reporting/02_site.ipynb #68cc0ea9
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from ..registry import datasets
 from .analyses import gathered
 from .execute import RenderError, execute
 from .render import cell_params, index_html, nothing_finished, page_html, render_parallel
+from .same_page import same_page
 
 # %% ../../nbs/reporting/04_verify.ipynb #c70011f8
 def same(a: float | None, b: float | None) -> bool:
@@ -72,7 +73,8 @@ def check_scores(folder: Path, pred: Predictions) -> list:  # sentences, empty w
 def check_subjects(stored: pd.DataFrame, fresh: pd.DataFrame) -> list:  # sentences, empty when all agrees
     "Rows of single subjects in `scores.csv`."
     key = ["metric", "class", "subject"]
-    then, now = (f.assign(subject=f["subject"].astype(str)).set_index(key)["value"] for f in (stored, fresh))
+    tidy = lambda f: f.assign(subject=f["subject"].astype(str)).set_index(key)["value"].dropna()  # noqa: E731
+    then, now = tidy(stored), tidy(fresh)
     if set(now.index) - set(then.index):
         return ["scores.csv: lacks rows that the predictions give"]
     then = then.loc[now.index]
@@ -103,7 +105,7 @@ def check_page(html: Path, template: Path, parameters: dict) -> list:  # sentenc
     fresh = page_html(execute(template, parameters, html.with_suffix(".broken.ipynb")), html)
     head, mark, rest = html.read_text().partition('name="inputs" content="')
     stored = head + mark + rest[rest.find('"') :] if mark else head
-    return [] if stored == fresh else [f"{html.name}: is not the page of these predictions; run `sleepai report --fresh`"]
+    return [] if same_page(stored, fresh) else [f"{html.name}: is not the page of these predictions; run `sleepai report --fresh`"]
 
 # %% ../../nbs/reporting/04_verify.ipynb #fd68a097
 def currency(folder: Path) -> list:  # sentences, empty when the run is current
