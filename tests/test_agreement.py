@@ -138,7 +138,7 @@ def test_drift_guard_sees_rem_that_comes_late():
     guard = compare.drift_guard(old, new)
     assert guard.kappa_new > guard.kappa_old and guard.table.loc["REM latency", "verdict"] == "drifted"
     steps = compare.drift_all([cell(old), cell(new)])
-    assert set(differences.drift_table(steps)["what"]) >= {
+    assert set(differences.drift_table(steps)["statistic"]) >= {
         "REM latency"
     } and "1 step" in differences.drift_note(steps)
 

@@ -83,12 +83,12 @@ def test_records_not_counted_in_the_header_are_no_truncation(folder):
     [
         (0, b"PSG", "not an EDF"),
         (0, b"\xffBIOSEMI", "BDF"),
-        (184, b"12345   ", "wrong header"),
+        (184, b"12345   ", "invalid header"),
         (236, b"many    ", "records"),
-        (244, b"-1      ", "wrong header"),
+        (244, b"-1      ", "invalid header"),
         (252, b"no  ", "n_signals"),
         (256 + 3 * 216, b"none    ", "samples per record"),
-        (256 + 3 * 104, b"low     ", "wrong header"),
+        (256 + 3 * 104, b"low     ", "invalid header"),
         (236, b"5       ", "longer"),
     ],
 )
@@ -179,7 +179,7 @@ def test_bare_numbers_are_never_guessed(folder):
 def test_a_number_of_no_vocabulary_is_mended_by_a_table(folder):
     (folder / "S1.txt").write_text("\n".join(["0"] * 10 + ["8"] * 10))
     (folder / "dataset.yml").write_text("vocabulary: compumedics")
-    line = refused(lambda: read_all(folder), "S1.txt", "'8'", "no vocabulary has it").split("`")[1]
+    line = refused(lambda: read_all(folder), "S1.txt", "'8'", "in no vocabulary").split("`")[1]
     assert line == 'vocabulary: {"0": W, "8": N2}'
     (folder / "dataset.yml").write_text(line)
     assert read_all(folder)[0][1].stages.tolist() == [0] * 10 + [2] * 10
@@ -211,7 +211,7 @@ def test_an_unread_stage_among_annotations_is_no_event():
     [
         ("", "empty"),
         ("time,stage\n22:30:00,W\n", "not a number of seconds"),
-        ("a,b\n1,2\n", "no columns with stages"),
+        ("a,b\n1,2\n", "no stage columns"),
         ("onset,duration,stage\n0,30,\n", "has no stage"),
         ("epoch,stage\n1,W\n3,W\n", "not numbered"),
         ("onset,stage\n0,W\n30,W,N1\n", "table"),

@@ -265,7 +265,7 @@ def test_rendering_is_strict(again, tmp_path):
     done = again(
         "report", "--template", ROOT / "nbs/templates/evaluation.ipynb", *place, "-p", "sed=1", check=2
     )
-    assert "knows no parameter 'sed'" in done.stderr
+    assert "unknown parameter 'sed'" in done.stderr
     for cell in evaluation.cells:
         cell.metadata.pop("tags", None)
     nbformat.write(evaluation, tmp_path / "untagged.ipynb")

@@ -123,7 +123,14 @@ def test_no_machine_in_what_is_tracked():
 
 def test_nothing_large_is_tracked():
     sizes = {n: os.path.getsize(ROOT / n) for n in TRACKED if (ROOT / n).is_file()}
-    assert max(sizes.values(), default=0) < 5e6 and sum(sizes.values()) < 47e6
+    assert max(sizes.values(), default=0) < 5e6 and sum(sizes.values()) < 38e6
+
+
+def test_what_an_analysis_shows_is_kept_once():
+    """Its page holds the outputs of cells tagged `report`; the notebook does not repeat them."""
+    for p in (ROOT / "nbs" / "analyses").glob("*.ipynb"):
+        shown = [c for c in nbformat.read(p, 4).cells if "report" in c.metadata.get("tags", []) and c.get("outputs")]
+        assert not shown, f"{p.name}: clear the outputs of its cells tagged `report`"
 
 
 def test_lock_and_environment_agree_with_pyproject():

@@ -119,7 +119,7 @@ def test_what_is_in_place_is_not_asked_for_again(server, tmp_path):
 def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
     files = [remote(server)]
     server.hang_up.add("/night.edf")
-    with pytest.raises(InputError, match="what has arrived is kept"):
+    with pytest.raises(InputError, match="partial downloads are kept"):
         fetch(files, tmp_path)
     assert visible(tmp_path) == [], "a part of a file never stands under the file's name"
     assert fetch(files, tmp_path) == ["night.edf"] and (tmp_path / "night.edf").read_bytes() == BODY
@@ -293,7 +293,7 @@ def test_sleep_edf_comes_from_its_source_hypnograms_first_and_goes_on(server, tm
     server.files |= {f"/sleep-cassette/{name}": body for name, body in NIGHTS.items()}
     server.hang_up.add("/sleep-cassette/SC4002E0-PSG.edf")
     ds = two_nights(tmp_path)
-    with pytest.raises(InputError, match="SC4002E0-PSG.edf.*what has arrived is kept"):
+    with pytest.raises(InputError, match="SC4002E0-PSG.edf.*partial downloads are kept"):
         ds.fetch()
     assert ["Hypnogram" in p for p, _ in server.seen] == [True, True, False, False]
     assert [r.name for r in ds.records()] == ["SC4001E0"]

@@ -104,7 +104,7 @@ def physionet(folder, **changed):
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
-        (dict(one=STAY.format(age=60, hr=900)), "1.txt: heart rate of 900 cannot be"),
+        (dict(one=STAY.format(age=60, hr=900)), "1.txt: heart rate of 900 is impossible"),
         (dict(one=STAY.format(age=60, hr="fast")), "1.txt: the line"),
         (dict(one=STAY.format(age=460, hr=80)), "1.txt: age at admission of 460"),
         (dict(one="a,b\n1,2\n"), "1.txt: its first line"),
@@ -138,7 +138,7 @@ def eicu(folder, kind=Hypotension, **changed):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        (dict(dyn=lambda t: t.assign(hr=900.0)), "dyn.parquet: heart rate of 900 cannot be"),
+        (dict(dyn=lambda t: t.assign(hr=900.0)), "dyn.parquet: heart rate of 900 is impossible"),
         (dict(dyn=lambda t: t.assign(hr="x")), "'x' is not a number"),
         (dict(dyn=lambda t: t.drop(columns="map")), "column 'map' is missing"),
         (dict(dyn=lambda t: pd.concat([t, t])), "hour twice"),

@@ -97,11 +97,11 @@ def test_stops_when_asked(folder):
 def test_one_class_and_none(folder):
     for p in folder.glob("*light*"):
         p.unlink()
-    with pytest.raises(InputError, match="only images of dark"):
+    with pytest.raises(InputError, match="only images of class dark"):
         Shapes(folder).load(["P0"])
     for p in folder.iterdir():
         p.write_text("")
-    with pytest.raises(InputError, match="no image that can be read among 4"):
+    with pytest.raises(InputError, match="no readable image among 4"):
         Shapes(folder).load(["P0"])
     for p in folder.iterdir():
         p.unlink()
@@ -116,7 +116,7 @@ def test_names_are_unique_and_labels_exist(folder):
         Shapes(folder).load(["P0"])
     (folder / "P0-0-grey.jpg").unlink()
     (folder / "P0-0-dark.png").write_bytes((folder / "P0-0-dark.jpg").read_bytes())
-    with pytest.raises(InputError, match="two images are called"):
+    with pytest.raises(InputError, match="two images are named"):
         Shapes(folder).load(["P0"])
 
 

@@ -183,11 +183,11 @@ def folder_of(place, listed="mdb001 G CIRC M 200 200 24\nmdb002 D NORM\n"):
     ("broken", "said"),
     [
         (dict(listed=""), "no Info.txt"),
-        (dict(listed="nothing here\n"), "holds no line of the published list"),
+        (dict(listed="nothing here\n"), "contains no line of the published list"),
         (dict(listed="mdb001 G CIRC M 200 2000 24\nmdb002 D NORM\n"), "lies outside a film"),
         (dict(listed="mdb001 G CIRC M 200 200 0\nmdb002 D NORM\n"), "lies outside a film"),
         (dict(listed="mdb001 G CIRC\nmdb002 D NORM\n"), "line 1"),
-        (dict(listed="mdb001 G CIRC M 200 200 24\n"), "says nothing of mdb002"),
+        (dict(listed="mdb001 G CIRC M 200 200 24\n"), "has no line for mdb002"),
         (dict(listed="mdb001 G NORM\nmdb002 D NORM\n"), "every example is 'rest'"),
     ],
 )

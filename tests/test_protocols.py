@@ -77,7 +77,7 @@ def test_a_night_without_sleep_is_refused(window):
 def test_what_cannot_be_cut_is_refused():
     with pytest.raises(InputError, match="Unknown window 'half'. Available: inclusive"):
         sleep_window(NIGHT, "half")
-    with pytest.raises(InputError, match="night1: lights-off and lights-on times are not known"):
+    with pytest.raises(InputError, match="night1: the window 'lights' needs lights-off and lights-on times, which are not known"):
         sleep_window(NIGHT, "lights", where="night1")
     with pytest.raises(InputError, match="Unknown window 'half'. Available: inclusive"):
         Days().examples(["A"], FS, Protocol("p", "p", window="half"))
@@ -161,7 +161,7 @@ class Published(Tables):
 def test_a_transform_of_published_features():
     ex = Published().examples(["B"], FS, PLAN, transform=rows_of_the_whole_record)
     assert len(ex) == 123 and (ex.X["eeg__rows__30s"] == 203).all()
-    with pytest.raises(InputError, match="lights-off and lights-on times are not known"):
+    with pytest.raises(InputError, match="the window 'lights' needs lights-off and lights-on times, which are not known"):
         Published().examples(["B"], FS, Protocol("p", "p", window="lights"))
 
 
@@ -177,7 +177,7 @@ def test_lights_of_a_dataset_reach_the_window():
         "A1": [99, 100, 101],
         "B1": [101, 103, 104, 105, 106, 107, 108, 109],
     }
-    with pytest.raises(InputError, match="A1: lights-off and lights-on times are not known"):
+    with pytest.raises(InputError, match="A1: the window 'lights' needs lights-off and lights-on times, which are not known"):
         dataset_examples(Days(), FS, plan)
 
 
@@ -201,7 +201,7 @@ def test_cutting_predictions_is_cutting_before_training(window, shuffle):
 def test_predictions_do_not_know_unscored_epochs():
     with pytest.raises(InputError, match="'tinysleepnet' depends on unscored epochs"):
         rescored(predictions(NIGHT), "tinysleepnet")
-    with pytest.raises(InputError, match="lights-off and lights-on times are not known"):
+    with pytest.raises(InputError, match="the window 'lights' needs lights-off and lights-on times, which are not known"):
         window_rows(predictions(NIGHT).frame, "lights")
 
 

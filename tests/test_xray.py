@@ -98,7 +98,7 @@ def test_a_user_is_told_of_bad_files_and_may_stop_at_them(sleepai, tmp_path):
     assert "1 file cannot be used" in refused.stderr and cut.name in refused.stderr
     assert "Traceback" not in refused.stderr and not list(sleepai.reports.rglob("run.json"))
     done = sleepai(*asked, check=0)
-    assert cut.name in done.stdout and "left out" in done.stdout and "24 images" in done.stdout
+    assert cut.name in done.stdout and "excluded" in done.stdout and "24 images" in done.stdout
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(folder / "test" / "NORMAL" / "NORMAL-0-1.png")
     crossed = sleepai(*asked, check=2)
     assert "NORMAL-0-1 is in training and test" in crossed.stderr

@@ -16,20 +16,20 @@ from .mammograms import FINDINGS, Film, Pieces, WholeFilms
 from ..registry import datasets
 
 # %% ../../nbs/datasets/46_mini_mias.ipynb #0e991acb
-SIDE = 1024  # pixels of the published films, in which the list counts
+SIDE = 1024  # side of the published films, pixels; the unit of the list
 _LINE = re.compile(
     r"(mdb\d{3})\s+([FGD])\s+(CALC|CIRC|SPIC|MISC|ARCH|ASYM|NORM)(?:\s+([BM]))?(?:\s+(\d+)\s+(\d+)\s+(\d+))?\s*(\*.*)?"
 )
 
 
 def person_of(film: str) -> str:  # 'mdb001', 'mdb002' -> 'p001'
-    "Films come in pairs of one person."
+    "The person of a film: each has two consecutive films."
     return f"p{(int(film[3:]) + 1) // 2:03d}"
 
 
 def read_list(
     path: Path,
-) -> dict:  # film -> list of (finding, (x, y, radius) as shares from the upper left, or None)
+) -> dict:  # film -> list of (finding, (x, y, radius) as fractions from the upper left, or None)
     "Findings of every film in the published list."
     found, where = {}, shown(path)
     for n, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
@@ -38,26 +38,26 @@ def read_list(
         m = _LINE.fullmatch(line.strip())
         if m is None or (m[3] == "NORM") != (m[4] is None):
             raise InputError(
-                f"{where}, line {n}: {line.strip()!r} is no finding of this list; use the file as published."
+                f"{where}, line {n}: {line.strip()!r} is not a valid finding; use the file as published."
             )
         place = None
         if m[5]:
             x, y, r = int(m[5]), int(m[6]), int(m[7])
             if not (0 <= x < SIDE and 0 <= y < SIDE and 0 < r < SIDE):
                 raise InputError(
-                    f"{where}, line {n}: a lesion at {x}, {y} of radius {r} lies outside a film of {SIDE} pixels; correct it."
+                    f"{where}, line {n}: a lesion at {x}, {y} with radius {r} lies outside a film of {SIDE} pixels; correct it."
                 )
             place = (x / SIDE, (SIDE - 1 - y) / SIDE, r / SIDE)
         found.setdefault(m[1], []).append(
             ("normal" if m[4] is None else dict(B="benign", M="malignant")[m[4]], place)
         )
     if not found:
-        raise InputError(f"{where}: holds no line of the published list; use the file as published.")
+        raise InputError(f"{where}: contains no line of the published list; use the file as published.")
     return found
 
 # %% ../../nbs/datasets/46_mini_mias.ipynb #fd29fe2d
-def listed_films(folder: Path) -> list:  # of `Film`; empty when nothing is in place
-    "The films of a folder with what the list says of them; a published PGM goes before a PNG of the same film."
+def listed_films(folder: Path) -> list:  # of `Film`; empty if no film is in place
+    "The films of a folder with their findings; a published PGM takes precedence over a PNG of the same film."
     lists = sorted(p for p in folder.rglob("*Info.txt") if p.is_file())
     files = {}
     for p in sorted(folder.rglob("mdb[0-9][0-9][0-9].*"), key=lambda p: (p.suffix.lower() != ".pgm", str(p))):
@@ -67,13 +67,13 @@ def listed_films(folder: Path) -> list:  # of `Film`; empty when nothing is in p
         return []
     if not lists:
         raise InputError(
-            f"{shown(folder)}: there are films and no Info.txt that says what was found; put it beside them."
+            f"{shown(folder)}: found films but no Info.txt with their findings; add it to the folder."
         )
     found, films = read_list(lists[0]), []
     for name, file in sorted(files.items()):
         if name not in found:
             raise InputError(
-                f"{shown(lists[0])}: says nothing of {name}; use the list as published, or leave the film out."
+                f"{shown(lists[0])}: has no line for {name}; use the list as published, or remove the film."
             )
         places = [p for _, p in found[name]]
         worst = max((f for f, _ in found[name]), key=FINDINGS.index)
@@ -85,23 +85,21 @@ def listed_films(folder: Path) -> list:  # of `Film`; empty when nothing is in p
 def _info(question, note):
     return DatasetInfo(
         title=f"mini-MIAS, {question}",
-        source="https://www.repository.cam.ac.uk/handle/1810/250394; published in small at http://peipa.essex.ac.uk/info/mias.html",
+        source="https://www.repository.cam.ac.uk/handle/1810/250394; reduced version at http://peipa.essex.ac.uk/info/mias.html",
         licence="MIAS licence: for research only",
         citation="Suckling et al., The Mammographic Image Analysis Society digital mammogram database, Excerpta Medica 1994;1069:375-378",
         archives=("mini_mias.zip", "all-mias.tar.gz"),
         study="mammography",
         protocol="5-fold-even",
-        note=f"{note} Split by person: both breasts are on one side. Tags, film edges and the pectoral muscle were removed.",
+        note=f"{note} Split by person: both breasts of a person are in the same fold. Tags, film edges and the pectoral muscle were removed.",
     )
 
 # %% ../../nbs/datasets/46_mini_mias.ipynb #c62ef7b8
 class MiniMIAS(WholeFilms):
-    "Malignant against the rest, film by film."
+    "Malignant or not, film by film."
 
     name = "mini-mias"
-    info = _info(
-        "malignant against the rest", "52 of 322 films are malignant, which no interval makes look like more."
-    )
+    info = _info("malignant against the rest", "Only 52 of 322 films are malignant, so intervals are wide.")
 
     @property
     def folder(self):
@@ -113,24 +111,24 @@ class MiniMIAS(WholeFilms):
     def fetch(self, source="", progress=lambda *a: None):
         if not source and not self.available():
             fix = "use --from with a folder or URL that holds " + " or ".join(self.info.archives)
-            raise InputError(f"{self.name}: its source asks for its licence to be read first; {fix}.")
+            raise InputError(f"{self.name}: its source requires reading the licence first; {fix}.")
         return super().fetch(source, progress)
 
 
 class MiniMIASLesion(MiniMIAS):
-    "Anything found against normal, film by film."
+    "Any finding or normal, film by film."
 
     name, classes, codes = "mini-mias-lesion", ("normal", "lesion"), dict(normal=0, benign=1, malignant=1)
     info = _info("lesion against normal", "Every finding counts, benign or malignant.")
 
 # %% ../../nbs/datasets/46_mini_mias.ipynb #a0faecd2
 class MiniMIASPatches(Pieces, MiniMIAS):
-    "Pieces on a lesion against pieces that touch none."
+    "Patches on a lesion or touching none."
 
     name = "mini-mias-patches"
     info = _info(
-        "pieces on a lesion against normal pieces",
-        "Squares of 26 mm on a half-overlapping grid over the tissue of every film. Four films whose lesion is not located are left out, and seven on whose lesion no piece lies.",
+        "lesion patches against normal patches",
+        "Squares of 26 mm on a half-overlapping grid over the tissue of every film. Four films whose lesion is not located are excluded, as are seven whose lesion is covered by no patch.",
     )
 
 

@@ -98,8 +98,9 @@ def outdated(cell: Cell, run: Run, data: dict) -> list:  # sentences, empty when
     if changed := sorted(k for k in data.keys() | run.data.keys() if data.get(k) != run.data.get(k)):
         more = f" and {len(changed) - 1:,} more" if len(changed) > 1 else ""
         wrong.append(f"data changed: {changed[0]}{more}")
-    now = dict(protocol=cell.plan.describe(), seed=cell.seed, limit=cell.limit)
-    then = dict(protocol=run.params.get("protocol"), seed=run.seed, limit=run.params.get("limit"))
+    untitled = lambda plan: {k: v for k, v in (plan or {}).items() if k != "title"}  # noqa: E731
+    now = dict(protocol=untitled(cell.plan.describe()), seed=cell.seed, limit=cell.limit)
+    then = dict(protocol=untitled(run.params.get("protocol")), seed=run.seed, limit=run.params.get("limit"))
     wrong += [f"{k} changed" for k in now if now[k] != then[k]]
     new = versions(cell)
     for what in sorted(new.keys() | run.versions.keys()):

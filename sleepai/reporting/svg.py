@@ -6,8 +6,8 @@
 __all__ = ['SVG', 'XLINK', 'FONT', 'PLACES', 'USUAL', 'PAGE_RULES', 'short_number', 'tenths', 'joined', 'commands', 'step',
            'short_path', 'path_points', 'style_of', 'short_transform', 'circle_radius', 'centre', 'is_opaque',
            'mark_of', 'moved', 'draw_marks', 'is_series', 'written', 'drop_needless_clips', 'without_namespaces',
-           'names_used', 'flatten', 'drop_empty', 'drop_unused', 'as_circle', 'as_webp', 'shorten', 'rename',
-           'compact_svg', 'raw_svg', 'rules_text', 'use_small_svg']
+           'names_used', 'flatten', 'drop_empty', 'drop_unused', 'as_circle', 'as_webp', 'shorten', 'group_alike',
+           'rename', 'compact_svg', 'raw_svg', 'rules_text', 'use_small_svg']
 
 # %% ../../nbs/reporting/03a_svg.ipynb #d5bd06b9
 import base64
@@ -96,7 +96,7 @@ def path_points(d: str) -> list:  # of (letter, x, y) in points
 
 # %% ../../nbs/reporting/03a_svg.ipynb #5bb3fe50
 USUAL = ("text-anchor:start", "stroke-dashoffset:0", "stroke-linejoin:round", "stroke-linecap:butt")  # need no word
-PAGE_RULES = f"svg *{{stroke-linejoin:round;stroke-linecap:butt}}svg text{{{FONT}}}"
+PAGE_RULES = f"svg{{stroke-linejoin:round;stroke-linecap:butt}}svg text{{{FONT}}}"  # weaker than any class
 
 
 def style_of(element) -> dict:
@@ -296,6 +296,19 @@ def shorten(root) -> dict:  # style -> name of its class
     return rules
 
 
+def group_alike(root):
+    "Three and more neighbours of one class get it from a group around them."
+    for parent in list(root.iter()):
+        for name, run in [(k, list(r)) for k, r in itertools.groupby(parent, lambda e: e.get("class"))]:
+            if name and len(run) > 2:
+                group = ET.Element("g", {"class": name})
+                parent.insert(list(parent).index(run[0]), group)
+                for e in run:
+                    parent.remove(e)
+                    del e.attrib["class"]
+                    group.append(e)
+
+
 def rename(root, prefix: str):
     "Names short, and different from those of other drawings on the page."
     new = {e.get("id"): f"{prefix}{k}" for k, e in enumerate(e for e in root.iter() if e.get("id"))}
@@ -326,11 +339,12 @@ def compact_svg(
     own = {name: style for style, name in shorten(root).items()}
     style = next(root.iter("style"))
     if rules is None:
-        style.text = (style.text or "").strip() + f"text{{{FONT}}}" + rules_text(own)
+        style.text = PAGE_RULES + rules_text(own)
     else:
         rules |= own
         next(d for d in root.iter("defs") if style in d).remove(style)
     flatten(root)
+    group_alike(root)
     root.set("xmlns", SVG)
     rename(root, prefix)
     return ET.tostring(root, encoding="unicode").replace(" />", "/>")

@@ -22,7 +22,7 @@ def features_only(
     X: pd.DataFrame,  # (n_beats, n_columns) of one whole record
     index: np.ndarray,  # (n_beats,) unused: columns are chosen by name
 ) -> pd.DataFrame:
-    "All columns but the samples; a table of nothing but samples as it is."
+    "All columns except the samples; a table of samples only is returned unchanged."
     kept = X.columns.difference(samples_in(X.columns), sort=False)
     return X[kept] if len(kept) else X
 
@@ -31,7 +31,7 @@ def samples_and_rhythm(
     X: pd.DataFrame,  # (n_beats, n_columns) of one whole record
     index: np.ndarray,  # (n_beats,) unused
 ) -> pd.DataFrame:
-    "The samples and the intervals between beats; a table without samples as it is."
+    "The samples and the intervals between beats; a table without samples is returned unchanged."
     samples = samples_in(X.columns)
     return X[[*samples, *(c for c in X if c.startswith("rr__"))]] if samples else X
 
@@ -78,7 +78,7 @@ def cnn(
 # %% ../../nbs/studies/21_ecg_models.ipynb #aeb17ed6
 for name, title, build, transform in (
     ("logistic", "logistic regression", logistic, features_only),
-    ("mlp", "dense network of 128 and 64", mlp, features_only),
+    ("mlp", "dense network with 128 and 64 units", mlp, features_only),
     ("boosted", "boosted trees on rhythm and morphology", boosted, features_only),
     ("cnn", "convolutions over a beat, with its rhythm", cnn, samples_and_rhythm),
     (

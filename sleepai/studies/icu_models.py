@@ -55,12 +55,12 @@ def gru(seed: int = 0, jobs: int = 1):  # as above
 
 
 def two_branch(seed: int = 0, jobs: int = 1):  # as above
-    "Static variables encoded apart from the hours, then joined."
+    "Static variables and hourly values encoded separately, then joined."
     return StayNetwork(seed=seed, recurrence="gru", branches=True)
 
 # %% ../../nbs/studies/23_icu_models.ipynb #84af8b83
 _NOTE = (
-    "Sees each hour's values as last known, which of them were measured in that hour, and how long ago the others were; "
+    "Sees the last known values at each hour, which of them were measured in that hour, and how long ago the others were measured; "
     "nothing after the hour of the prediction."
 )
 for name, title, build in (

@@ -16,13 +16,13 @@ from .sleep_windows import WINDOWS, sleep_window
 
 # %% ../../nbs/studies/00_sleep.ipynb #15973bfc
 class SleepStudy(Study):
-    "Nights: trimmed to a window, compared with human scorers, pictured by their hypnogram."
+    "Nights, trimmed to a window, compared with human scorers and shown as hypnograms."
 
     windowed = True
 
     def select(self, y, index, protocol, dataset=None, record=""):
         window = getattr(protocol, "window", "") or "inclusive"
-        if not getattr(protocol, "train_on", ""):  # a half-hour that is only tested may hold one stage
+        if not getattr(protocol, "train_on", ""):  # a short excerpt used only for testing may contain a single stage
             check_stages(Hypnogram(y), record)
         lights = self._lights(dataset, record) if window == "lights" else None
         inside = sleep_window(y, window, index=index, lights=lights, where=record)
@@ -55,7 +55,7 @@ class SleepStudy(Study):
 TARGETS = (
     Target("sleep-edf-features", "kappa", 0.80, "set for this project"),
     Target("sleep-edf-features", "macro_f1", 0.81, "set for this project"),
-    Target("sleep-edf-features", "kappa", 0.778, "boosted trees with context, an earlier trial"),
+    Target("sleep-edf-features", "kappa", 0.778, "earlier trial: boosted trees with context"),
     Target("sleep-edf", "kappa", 0.812, "classical models, published", "sleep-edf-20"),
     Target("sleep-edf", "kappa", 0.822, "networks without pretraining, published", "sleep-edf-20"),
     Target("sleep-edf", "kappa", 0.765, "classical models, published", "sleep-edf-78"),

@@ -27,7 +27,7 @@ models.add(
         raw_forest,
         needs="signals",
         features="raw-samples",
-        note="Sees the 3,000 samples of one epoch, filtered 0.3-35 Hz; nothing tells it about frequency.",
+        note="Sees the 3,000 samples of one epoch, filtered 0.3-35 Hz; it has no frequency features.",
         study="sleep",
     )
 )
@@ -98,7 +98,7 @@ models.add(
         sequence,
         needs="signals",
         features="raw-psg",
-        note="Sees the samples of 20 epochs of EEG, EOG and EMG at once, never the edge of the night; a channel may be missing.",
+        note="Sees the samples of 20 epochs of EEG, EOG and EMG at once, always a full window; a channel may be missing.",
         study="sleep",
     )
 )
@@ -111,7 +111,7 @@ models.add(
         feature_sequence,
         features="psg",
         transform=with_ranks,
-        note="Sees the features of 25 epochs at once and their ranks within the recording, never the edge of the night.",
+        note="Sees the features of 25 epochs at once and their ranks within the recording, always a full window.",
         study="sleep",
     )
 )
@@ -121,7 +121,7 @@ def yasa(
     seed: int = 0,  # unused: nothing is trained
     jobs: int = 1,  # unused
 ):
-    "The probabilities that yasa gave, unchanged."
+    "The probabilities of yasa, unchanged."
     return Passthrough()
 
 
