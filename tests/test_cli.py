@@ -211,7 +211,7 @@ def test_verify_agrees_and_finds_every_edited_digit(again):
     (cell / "report.html").write_bytes(keep["report.html"].replace(shown, b"0.999"))
     (other / "predictions.parquet").write_bytes(b"half a file")
     out = again("verify", check=1).stdout
-    assert "differs sleep/simulated/constant" in out and "report.html: is not the page" in out, out
+    assert "differs sleep/simulated/constant" in out and "report.html: does not match these predictions" in out, out
     assert "differs sleep/simulated/forest" in out and "predictions.parquet: cannot be read" in out, out
 
 

@@ -54,7 +54,7 @@ def test_beats_at_the_ends_are_kept():
 
 
 @pytest.mark.parametrize(
-    "peaks, said", [(np.arange(0, 4000, 24), "900 a minute is impossible"), (np.array([5, 3, 9]), "rising")]
+    "peaks, said", [(np.arange(0, 4000, 24), "900 beats/min is impossible"), (np.array([5, 3, 9]), "in increasing order")]
 )
 def test_impossible_beats(peaks, said):
     with pytest.raises(InputError, match=said):

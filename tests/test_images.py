@@ -225,5 +225,5 @@ def test_network_says_what_it_needs(blobs):
     x, y, meta = blobs
     with pytest.raises(InputError, match="of one class"):
         ImageNetwork(**SMALL).fit(x, np.zeros(40, int), meta)
-    with pytest.raises(InputError, match="set size to that of the pixels"):
+    with pytest.raises(InputError, match="set size to that of the images"):
         ImageNetwork(**SMALL | dict(size=20)).fit(x, y, meta)
