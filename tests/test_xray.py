@@ -83,6 +83,13 @@ def test_a_folder_of_two_classes(tmp_path):
     assert not ChestXray(tmp_path / "nothing").available()
 
 
+def test_predict_looks_at_the_folder_before_it_trains(sleepai, tmp_path):
+    """A wrong folder is one sentence at once; the data that a training would need are not even asked for."""
+    for folder, said in ((tmp_path / "nowhere", "there is no such folder"), (tmp_path, "holds no images")):
+        refused = sleepai("predict", folder, check=2)
+        assert said in refused.stderr and refused.stderr.count("\n") == 1 and not refused.stdout
+
+
 def test_a_user_is_told_of_bad_files_and_may_stop_at_them(sleepai, tmp_path):
     folder, rng = tmp_path / "mine", np.random.default_rng(0)
     for k, split in enumerate(("train", "test")):

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core import Hypnogram, InputError
-from ..data import checksum, digest, raw_dir, shown
-from . import hypnogram_model, simulated_signals
+from ..data import digest, raw_dir, shown
 from .base import DatasetInfo, Record
 from .recordings import Recordings
 from .simulated_signals import signals_for, truth_of
@@ -70,11 +69,6 @@ _INFO = DatasetInfo(
     protocol="sleep-edf-78",
     note="Real hypnograms, simulated signals: a test of protocols, folds and run times; results say nothing about people.",
 )
-
-
-def _made_by():
-    "Checksums of the code that simulates the signals."
-    return tuple(checksum(Path(m.__file__)) for m in (hypnogram_model, simulated_signals))
 
 # %% ../../nbs/datasets/08_real_hypnograms.ipynb #6d246f4f
 class _RealScoring(Recordings):

@@ -25,10 +25,11 @@ class ImageStudy(Study):
         model: str = "",  # an image network; empty = `network`
         seed: int = 0,  # seed of the run
         progress=None,  # (step, done, total)
-    ):  # -> DataFrame file, fault, p_<class>, predicted
+    ):  # -> DataFrame file, fault, p_<class>, says
         "Probabilities for every image of a folder."
-        from sleepai.evaluation.predict import finished_network, predict_folder
+        from sleepai.evaluation.predict import finished_network, image_files, predict_folder
 
+        image_files(paths)
         tell = progress or (lambda *a: None)
         source, name = dataset or self.trained_on or self.datasets[0], model or self.network or self.models[-1]
         network, classes = finished_network(self.name, source, name, seed, tell)
